@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 from batchd.daemon import main_loop
-from batchd.daemon.attempts.active import ActiveAttempt
+from batchd.daemon.active import ActiveAttempt
 from batchd.daemon.self_check import SelfCheck
 from batchd.lifecycle import Entry, Phase
 
@@ -63,7 +63,7 @@ def _phases(check: SelfCheck, entry: Entry, work: ActiveAttempt | None) -> tuple
     if work is None:
         return Phase.ENDING, Phase.ENDED, entry.waiting
     given = work.worker.tasks.get(work.ref)
-    if given is None or (given and work.worker not in check._pool.workers):
+    if given is None or (given and work.worker not in check._attempts.pool.workers):
         return (Phase.SUSPENDED,)
     if given:
         return (Phase.RUNNING if work.stop is None else Phase.STOPPING,)

@@ -3,8 +3,8 @@
 Its fields are the arguments of its command, the JSON on the socket, and what the page and `top`
 fill in. Its docstring is its line in the help; it has the question that is asked before it is
 given, and the words of its answer. The daemon answers all of them in one ``match``
-(``daemon/commands``). A new one is a class here, named in ``ORDERS`` and in the list of commands,
-and an arm there.
+(``daemon/commands.py``). A new one is a class here, named in ``ORDERS`` and in the list of
+commands, and an arm there.
 """
 
 from __future__ import annotations

@@ -4,52 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence, Set as AbstractSet
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from batchd import __version__, log
-from batchd.children import Children
 from batchd.config import Config
 from batchd.control import ControlRequest, OpenTrouble
 from batchd.control.requests import A
 from batchd.control.socket_server import Requester, Server
-from batchd.daemon import former_packs, lock, main_loop, tuning, writes
-from batchd.daemon.attempts import bases as fetching, scratch_cleanup
-from batchd.daemon.attempts.attempts import Attempts
-from batchd.daemon.attempts.bases import Bases
-from batchd.daemon.attempts.reports import Reports
-from batchd.daemon.attempts.scratch_cleanup import ScratchCleanup
-from batchd.daemon.attempts.turns import Turns
+from batchd.daemon import current_config, lock, main_loop, recovery, scratch, writes
+from batchd.daemon.attempts import Attempts
+from batchd.daemon.batches import OpenBatches
 from batchd.daemon.commands import Commands
-from batchd.daemon.commands.check import Checks, HostCheck
-from batchd.daemon.commands.retry import Reruns
-from batchd.daemon.commands.status import Desk
-from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.ends.publisher import Publisher
-from batchd.daemon.ends.rooms import Rooms
-from batchd.daemon.intake import recovery as recovering
-from batchd.daemon.intake.errands import Errands
-from batchd.daemon.intake.intake import Intake, as_asked, move_claimed, new_batch
-from batchd.daemon.intake.parser import Parser
-from batchd.daemon.intake.recovery import Recovery
+from batchd.daemon.current_config import CurrentConfig, Reloader
+from batchd.daemon.errands import Errands
+from batchd.daemon.gates import Predecessors
+from batchd.daemon.intake import Intake, as_asked, move_claimed, new_batch
 from batchd.daemon.listeners import Finisher, Listener, StartReport
-from batchd.daemon.main_loop import MainLoop
+from batchd.daemon.main_loop import SystemdNotifier
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.reloading import Reloader
+from batchd.daemon.parking_lot import ParkingLot
+from batchd.daemon.publisher import Publisher
+from batchd.daemon.retry import Reruns
+from batchd.daemon.scratch import ScratchCleanup
 from batchd.daemon.self_check import SelfCheck
-from batchd.daemon.status_file import StatusFile
-from batchd.daemon.systemd import SystemdNotifier
+from batchd.daemon.status import Desk, HostCheck, StatusFile
 from batchd.daemon.troubles import TroubleLog
-from batchd.daemon.tuning import CurrentConfig
-from batchd.daemon.waits.circuits import Circuits
-from batchd.daemon.waits.gates import Predecessors
-from batchd.daemon.waits.parking_lot import ParkingLot
+from batchd.daemon.turns import Turns
 from batchd.daemon.writes import DaemonStore
 from batchd.governor import Governor
 from batchd.governor.outages import News
@@ -68,6 +56,7 @@ from batchd.spool.inbox import Inbox
 from batchd.spool.outbox import OwnOutboxes
 from batchd.spool.ulid import ulid
 from batchd.store import lookups
+from batchd.store.rows import StoredWork
 
 _DAY_S = 86400.0
 
@@ -152,7 +141,10 @@ class Daemon:
 
     async def submit(self, name: str, data: bytes) -> Batch:
         """Take up a task file by its name and content. Raises ``TaskFileError``."""
-        return await self._add(name, data, taskfile.parse(data, name, self.current.config))
+        config = self.current.config
+        parsed = taskfile.parse(data, name, config)
+        batch = as_asked(new_batch(ulid(), name, config.paths.outbox, time.time()), parsed)
+        return await self.batches.take_up(batch, parsed.tasks, data)
 
     async def batch_done(self, name: str) -> None:
         """Wait until a batch's ``summary.json`` is written."""
@@ -184,28 +176,28 @@ class Daemon:
         safety.enter_home(state)
         undo.callback(claims.keep_mark, state, claims.mark(state))
         if self._work:
-            former_packs.insist(state, drop=self._drop_packs)
+            scratch.insist_without_packs(state, drop=self._drop_packs)
             # Refuse to start where commands cannot run.
             self._limits = Sandbox(config.sandbox_policy()).limits
             safety.warn_of_seen(config)
         disks = AllDiskThreads()
         undo.callback(disks.close)
-        loop = main_loop.MainLoop()
-        troubles = TroubleLog(get_logger(), ended=loop.woken.set)
-        store = DaemonStore(state / "batchd.db", troubles)
-        undo.callback(store.close)
+        self.loop = main_loop.MainLoop(self._listeners)
+        self.troubles = TroubleLog(get_logger(), ended=self.loop.woken.set)
+        self.outboxes = Outboxes(disks, self.troubles, OwnOutboxes(state, claims.mark(state)))
+        self.store = DaemonStore(state / "batchd.db", self.troubles)
+        undo.callback(self.store.close)
         for each in self._listeners:
             undo.push_async_callback(each.close)
         log.hide(config.hidden())
         for finisher in self._finishers:
             undo.push_async_callback(finisher.close)
-        parser = Parser()
-        undo.push_async_callback(parser.close)
-        undo.push_async_callback((fetchers := fetching.fetchers()).close)
-        self._make(loop, store, troubles, disks, parser, fetchers, held)
+        self._make(held)
+        undo.push_async_callback(self.intake.parser.close)
+        undo.push_async_callback(self.attempts.bases.children.close)
         if self._work:
             for listener in self._listeners:
-                listener.opened(self.desk, store)
+                listener.opened(self.desk, self.store)
             await self._begin(undo, state, disks)
             for listener in self._listeners:
                 listener.daemon_started(
@@ -216,93 +208,68 @@ class Daemon:
                     )
                 )
         else:
-            undo.push_async_callback(loop.settle)
-            self.recovery.all(await move_claimed(config, store, self.outboxes))
+            undo.push_async_callback(self.loop.settle)
+            self._take_up_all(await move_claimed(config, self.store, self.outboxes))
 
-    def _make(
-        self,
-        loop: MainLoop,
-        store: DaemonStore,
-        troubles: TroubleLog,
-        disks: AllDiskThreads,
-        parser: Parser,
-        fetchers: Children,
-        held: int,
-    ) -> None:
+    def _make(self, held: int) -> None:
         """Make the parts, each of those before it; nothing runs yet.
 
         ``held``: the spool's lock, which workers hold too.
         """
-        config, listeners, state = self._config, self._listeners, Path(self._config.paths.state)
-        # What all of them stand on.
-        self.loop, self.store, self.troubles = loop, store, troubles
+        config, state = self._config, Path(self._config.paths.state)
+        store, outboxes = self.store, self.outboxes
         self.current = current = CurrentConfig(config, Prices(config.models))
         self.lifecycle = lifecycle = Lifecycle()
-        own = OwnOutboxes(state, claims.mark(state))
-        self.outboxes = outboxes = Outboxes(disks, troubles, own)
-        endpoints, missing = tuning.endpoints(config)
-        news: asyncio.Queue[News] = asyncio.Queue()
+        endpoints, missing = current_config.endpoints(config)
+
+        def tell(news: News) -> None:
+            self.lot.news.put_nowait(news)
 
         def booked(day: int) -> float:
             return store.read(lookups.day_money, day).total
 
-        self.governor = governor = Governor(config, missing, news.put_nowait, booked=booked)
-        # The pool.
-        engine = LocalEngine(held, self._agent, state / "pool")
+        self.governor = governor = Governor(config, missing, tell, booked=booked)
         self.pool = pool = Supervisor(
-            self._shape(config), tuning.settings(config, endpoints), engine
+            self._shape(config),
+            current_config.settings(config, endpoints),
+            LocalEngine(held, self._agent, state / "pool"),
         )
         self.reloader = reloader = Reloader(
-            current, governor, listeners, pool, outboxes, self._reload, self._shape
+            current, governor, pool, outboxes, self._reload, self._shape
         )
         # Batches, results, and attempts at tasks.
         self.batches = batches = OpenBatches(
-            current, lifecycle, store, outboxes, governor, listeners, self._finishers
+            current, lifecycle, store, outboxes, governor, self._finishers
         )
-        self.publisher = publisher = Publisher(
-            current, lifecycle, store, outboxes, listeners, self._finishers, batches
-        )
-        rooms = Rooms(lifecycle, outboxes, current, troubles, batches)
-        bases = Bases(current, lifecycle, publisher, outboxes, fetchers)
+        self.publisher = publisher = Publisher(lifecycle, store, outboxes, batches)
         self.attempts = attempts = Attempts(
-            *(current, lifecycle, store, outboxes, governor, listeners),
-            *(batches, publisher, rooms, bases, pool),
+            current, lifecycle, store, outboxes, governor, batches, publisher, pool
         )
-        self.reports = Reports(listeners, outboxes, batches, rooms, attempts)
-        self.intake = Intake(current, store, outboxes, batches, parser)
+        self.intake = intake = Intake(current, store, outboxes, batches)
         # What waits, and whose turn it is.
         self.lot = lot = ParkingLot(
-            *(current, lifecycle, store, governor, listeners),
-            *(batches, attempts, pool, reloader.again),
+            current, lifecycle, store, governor, batches, publisher, attempts, reloader.again
         )
-        self.circuits = circuits = Circuits(
-            current, lifecycle, governor, listeners, lot, publisher, news, reloader.again
-        )
-        self.turns = Turns(lifecycle, governor, lot, circuits, rooms, attempts, pool)
-        predecessors = Predecessors(lifecycle, store, batches, publisher)
-        scratch = ScratchCleanup(current)
+        self.turns = Turns(lifecycle, store, governor, batches, attempts, lot)
+        self.predecessors = Predecessors(lifecycle, store, batches, publisher)
+        self.scratch = ScratchCleanup(current)
         # What people ask for.
-        self.desk = desk = Desk(
-            *(current, lifecycle, troubles, governor, batches, attempts, pool, bases),
-            *(state / "batchd.db", self._watch, "" if self._watch else config.conditions()),
+        self.reruns = Reruns(current, lifecycle, store, outboxes, batches, attempts)
+        self.errands = Errands(current, lifecycle, store, batches, attempts, intake, self._take_up)
+        conditions = "" if self._watch else config.conditions()
+        self.desk = Desk(
+            *(current, lifecycle, store, governor, batches, attempts, reloader, self._look),
+            *(self._watch, conditions),
         )
-        reruns = Reruns(current, lifecycle, store, outboxes, batches)
-        self.recovery = recovery = Recovery(
-            store, attempts, reruns, batches, publisher, lot, scratch, predecessors
+        self.commands = Commands(
+            *(current, lifecycle, store, outboxes, batches, attempts, lot, reloader),
+            *(self.reruns, self.errands, self.desk),
         )
-        self.errands = errands = Errands(
-            *(current, lifecycle, store, outboxes, batches, attempts, self.intake, recovery)
-        )
-        self.commands = commands = Commands(
-            *(current, lifecycle, store, outboxes, batches, publisher, attempts, bases, lot),
-            *(circuits, reloader, reruns, errands, desk),
-            Checks(current, lifecycle, troubles, reloader, self._look),
-        )
-        listeners += [scratch, bases, lot, predecessors, commands]
+        self._listeners += [self.scratch, attempts.bases, lot, self.predecessors, self.commands]
 
     def _shape(self, config: Config) -> PoolShape:
         """Return how large the pool is; without processes it has no slots, so nothing starts."""
-        shape = tuning.shape(config)
+        shape = current_config.shape(config)
         if not self._work:
             return replace(shape, processes=0, machines=())
         # For `batchd run` alone all workers are of this machine.
@@ -313,47 +280,44 @@ class Daemon:
         self, undo: contextlib.AsyncExitStack, state: Path, disks: AllDiskThreads
     ) -> None:
         """Take up what the last daemon left, and begin to work, to watch and to answer."""
-        config, loop, store, troubles, pool = (
-            *(self._config, self.loop, self.store),
-            *(self.troubles, self.pool),
-        )
+        config, store, troubles, pool = self._config, self.store, self.troubles, self.pool
         inbox = Inbox(config, disks.at(config.paths.inbox)) if self._watch else None
         earlier: set[str] = set()
         if inbox is not None:
-            await recovering.give_back_names(config, store)
+            await recovery.give_back_names(config, store)
             earlier = inbox.claimed()
         if self._errands:
-            self.recovery.nothing()
+            self._restore(recovery.part(store.read(lookups.restore), ""), frozenset())
         else:
-            self.recovery.all(earlier)
-        await recovering.hold_published(self.lifecycle, self.outboxes, self.batches, self.lot)
+            self._take_up_all(earlier)
+        await recovery.hold_published(self.lifecycle, self.outboxes, self.batches, self.lot)
         status = None
         if inbox is not None:
-            status = StatusFile(self.current, self.desk, store, self.outboxes)
+            status = StatusFile(self.desk, store, self.outboxes)
             undo.push_async_callback(status.stop)
         server = Server(state, self.commands)
         undo.push_async_callback(server.stop)
-        scratch_cleanup.prepare(config)
-        pool.start(self.reports)
+        scratch.prepare(config)
+        pool.start(self.attempts)
         troubles.also(Action.WORKER_TROUBLE, lambda: pool.trouble)
         troubles.also(Action.NODE_TROUBLE, pool.machine_trouble)
-        troubles.also(Action.WORKER_TROUBLE, lambda: self.lot.placing.missing)
+        troubles.also(Action.WORKER_TROUBLE, lambda: self.turns.placing.missing)
         troubles.also(Action.ANSWER_OVERLONG, self.governor.estimates.overlong)
         undo.push_async_callback(self._drain)
         if inbox is not None:
             await inbox.start()
             troubles.also(Action.INBOX_TROUBLE, lambda: inbox.trouble)
             undo.push_async_callback(inbox.stop)
-            loop.spawn(self.intake.run(inbox, earlier), endless=True)
+            self.loop.spawn(self.intake.run(inbox, earlier), endless=True)
         if self._watch and config.pool.engine == "ray":
-            cluster = Cluster(partial(tuning.cluster, self.current), pool, self._workload)
+            cluster = Cluster(partial(current_config.cluster, self.current), pool, self._workload)
             troubles.also(Action.CLUSTER_TROUBLE, lambda: cluster.trouble)
-            loop.spawn(cluster.run(), endless=True)
+            self.loop.spawn(cluster.run(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
         for work in self._watches(server):
-            loop.spawn(work, endless=True)
+            self.loop.spawn(work, endless=True)
         if status is not None:
-            loop.spawn(status.keep(), endless=True)
+            self.loop.spawn(status.keep(), endless=True)
         get_logger().info(
             Action.DAEMON_STARTED,
             version=__version__,
@@ -361,8 +325,8 @@ class Daemon:
             batches=len(self.batches),
             limits=self._limits,
         )
-        loop.spawn(self.turns.watch(), endless=True)
-        loop.woken.set()
+        self.loop.spawn(self.turns.watch(), endless=True)
+        self.loop.woken.set()
         self._systemd.ready()
 
     def _workload(self) -> int:
@@ -378,7 +342,7 @@ class Daemon:
         yield writes.tidy(self.current, self.store)
         yield writes.keep(self.store, self.troubles, server)
         yield threads.give_back()
-        yield self.circuits.watch()
+        yield self.lot.follow()
         yield self.lot.watch()
         yield SelfCheck(
             self.lifecycle,
@@ -387,7 +351,6 @@ class Daemon:
             self.batches,
             self.turns,
             self.attempts,
-            self.pool,
         ).report_stalls()
         if self._reload is not None:
             yield self._reloads()
@@ -421,11 +384,36 @@ class Daemon:
             for signum in handlers:
                 loop.remove_signal_handler(signum)
 
-    # While it runs
+    # What an earlier daemon left
 
-    async def _add(self, name: str, data: bytes, parsed: taskfile.Parsed) -> Batch:
-        batch = new_batch(ulid(), name, self.current.config.paths.outbox, time.time())
-        return await self.batches.take_up(as_asked(batch, parsed), parsed.tasks, data)
+    def _take_up_all(self, claimed: AbstractSet[str]) -> None:
+        """Take everything up; ``claimed``: the claims whose files are still to be moved."""
+        # Of 100,000 queued tasks nothing is garbage:
+        # to look for it again and again takes half of the time.
+        gc.disable()
+        restored = self.store.read(lookups.restore)
+        self._restore(restored, claimed)
+        self.scratch.sweep(task.ref for task in restored.queued)
+        gc.freeze()
+        gc.enable()
+
+    def _take_up(self, name: str, claimed: AbstractSet[str]) -> None:
+        """Take one batch up, unless that is done."""
+        if self.batches.get(name) is None:
+            self._restore(recovery.part(self.store.read(lookups.restore), name), claimed)
+
+    def _restore(self, restored: StoredWork, claimed: AbstractSet[str]) -> None:
+        """Hand what the store has to the parts that work on it."""
+        self.attempts.starting.restore()
+        torn = self.reruns.torn(restored.batches)
+        self.batches.restore(restored, claimed | {batch.claim for batch in torn})
+        self.publisher.restore(restored)
+        for batch in torn:
+            self.loop.spawn(self.reruns.bring_again(batch))
+        self.predecessors.restore(restored.batches)
+        self.lot.restore(restored.parked, restored.given_back)
+
+    # While it runs
 
     async def _reloads(self) -> None:
         """Read the configuration again at each SIGHUP."""

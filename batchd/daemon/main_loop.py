@@ -1,15 +1,20 @@
-"""The daemon's loop: what runs beside everything else, what wakes it, and what ends it."""
+"""The daemon's loop: what runs beside everything else, what wakes it, what ends it, and what
+systemd hears of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from batchd.control import OpenTrouble
+from batchd.daemon.listeners import Listener
 
 #: What still tries at the end gets so long.
 _SETTLES_S = 1.0
@@ -38,11 +43,14 @@ class BriefCache:
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class MainLoop:
-    """Runs the daemon's parts, and knows whether something may begin and whether a part broke.
+    """Runs the daemon's parts, and knows whether something may begin, whether a part broke, and who
+    listens.
 
     There is one an event loop: ``current`` returns it, as asyncio does with its own.
     """
 
+    #: They hear what happens.
+    listeners: list[Listener] = field(default_factory=list)
     #: Nothing new is begun.
     closing: bool = False
     #: Set where a slot or a task may have become free.
@@ -51,8 +59,8 @@ class MainLoop:
     broken: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    _endless: set[asyncio.Task[None]] = field(default_factory=set)
+    _tasks: set[asyncio.Task[object]] = field(default_factory=set)
+    _endless: set[asyncio.Task[object]] = field(default_factory=set)
     #: Set when something that was spawned has ended.
     _one_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -60,8 +68,8 @@ class MainLoop:
         _LOOPS[asyncio.get_running_loop()] = self
 
     def spawn(
-        self, work: Coroutine[Any, Any, None], *, endless: bool = False
-    ) -> asyncio.Task[None]:
+        self, work: Coroutine[Any, Any, object], *, endless: bool = False
+    ) -> asyncio.Task[object]:
         """Run ``work`` beside everything else. ``endless``: no one waits for its end."""
         task = asyncio.get_running_loop().create_task(work)
         (self._endless if endless else self._tasks).add(task)
@@ -122,7 +130,7 @@ class MainLoop:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         self._endless.discard(task)
         self._one_ended.set()
@@ -138,11 +146,59 @@ def current() -> MainLoop:
     return _LOOPS[asyncio.get_running_loop()]
 
 
-def spawn(work: Coroutine[Any, Any, None], *, endless: bool = False) -> asyncio.Task[None]:
+def spawn(work: Coroutine[Any, Any, object], *, endless: bool = False) -> asyncio.Task[object]:
     """Run ``work`` beside everything else. ``endless``: no one waits for its end."""
     return current().spawn(work, endless=endless)
+
+
+def listeners() -> list[Listener]:
+    """Return those who hear what happens in the daemon that runs here."""
+    return current().listeners
 
 
 def wake() -> None:
     """Make the daemon look soon at what can start."""
     current().woken.set()
+
+
+class SystemdNotifier:
+    """Sends sd_notify(3); without systemd, nothing."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self._address = environ.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
+        watched = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        microseconds = environ.get("WATCHDOG_USEC", "")
+        #: Seconds between two signs of life; 0: none is wanted.
+        self.every_s = int(microseconds) / 2e6 if watched and microseconds.isdigit() else 0.0
+
+    def ready(self) -> None:
+        """Say that the daemon is up, or has reloaded."""
+        self._send("READY=1")
+
+    def alive(self) -> None:
+        """Feed the watchdog. Only the main loop may call this."""
+        self._send("WATCHDOG=1")
+
+    async def feed(self) -> None:
+        """Feed the watchdog for ever: nothing else is waited for here."""
+        while True:
+            self.alive()
+            await asyncio.sleep(self.every_s)
+
+    def reloading(self) -> None:
+        """Say that the configuration is read again; ``ready`` follows."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={now}")
+
+    def stopping(self) -> None:
+        """Say that the daemon drains."""
+        self._send("STOPPING=1")
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            try:
+                sock.sendto(message.encode(), socket.MSG_DONTWAIT, self._address)
+            except OSError:
+                return  # systemd is not there, or too busy: nothing depends on it

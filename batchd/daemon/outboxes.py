@@ -35,7 +35,7 @@ class Outboxes:
     """The only way to do something at an outbox."""
 
     _disks: AllDiskThreads
-    _troubles: TroubleLog
+    troubles: TroubleLog
     _own: OwnOutboxes
     #: What tasks name and does not answer, and who waits until it does.
     _silent: dict[str, asyncio.Future[None]] = field(default_factory=dict)
@@ -77,22 +77,13 @@ class Outboxes:
         except TimeoutError:
             raise silent(folder) from None
 
-    async def on_disk(
-        self,
-        work: Callable[[], T],
-        action: Action = Action.OUTBOX_TROUBLE,
-        batch: Batch | None = None,
-    ) -> T:
-        """Write to the outbox, or read from the inbox,
-        in a thread, again and again where it cannot.
-
-        ``batch``: whose folder it is; others go on where that alone is the trouble.
+    async def on_disk(self, work: Callable[[], T], batch: Batch) -> T:
+        """Do something in a batch's folder, again and again where it cannot be done; others go on
+        where that folder alone is the trouble.
         """
-        if batch is None:
-            return await self.patiently(lambda: asyncio.to_thread(work), action)
         return await self.patiently(
             lambda: self.answered(self.at_home(work, batch.outbox), batch.outbox),
-            action,
+            Action.OUTBOX_TROUBLE,
             lambda: batch,
         )
 
@@ -104,7 +95,7 @@ class Outboxes:
     ) -> T:
         """Do what a disk, or the system, may refuse, again and again until it does not."""
         pause_s = TROUBLE_S
-        with self._troubles.trying(action) as tries:
+        with self.troubles.trying(action) as tries:
             while True:
                 try:
                     return await work()
@@ -121,7 +112,7 @@ class Outboxes:
         try:
             await asyncio.wait({doing}, timeout=HANGS_S)
             if not doing.done():
-                with self._troubles.trying(Action.OUTBOX_TROUBLE) as tries:
+                with self.troubles.trying(Action.OUTBOX_TROUBLE) as tries:
                     tries.failed(silent(folder), TroubleSubject(outbox=folder))
                     await asyncio.wait({doing})
             return await doing
@@ -158,7 +149,7 @@ class Outboxes:
     async def _answers(self, path: str) -> None:
         ask, disk = partial(silent_paths.answered, path, TIMEOUT_MAX), silent_paths.disk(path)
         try:
-            with self._troubles.trying(Action.PLACE_TROUBLE) as tries:
+            with self.troubles.trying(Action.PLACE_TROUBLE) as tries:
                 tries.failed(SilentPathError(path))
                 await self.patiently(lambda: self.at(ask, disk), Action.PLACE_TROUBLE)
         finally:

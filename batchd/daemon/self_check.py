@@ -12,16 +12,15 @@ from typing import NamedTuple
 
 from batchd import pauses
 from batchd.daemon import main_loop
-from batchd.daemon.attempts.active import ActiveAttempt
-from batchd.daemon.attempts.attempts import Attempts
-from batchd.daemon.attempts.turns import Turns
-from batchd.daemon.ends.batches import OpenBatches
+from batchd.daemon.active import ActiveAttempt
+from batchd.daemon.attempts import Attempts
+from batchd.daemon.batches import OpenBatches
 from batchd.daemon.troubles import TroubleLog
+from batchd.daemon.turns import Turns
 from batchd.errors import NotPossibleError
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle, Phase
 from batchd.log import Action
-from batchd.pool.supervisor import Supervisor
 
 #: The time between two looks, and what most things may take (seconds).
 _LOOK_S = 10.0
@@ -74,7 +73,6 @@ class SelfCheck:
     _batches: OpenBatches
     _turns: Turns
     _attempts: Attempts
-    _pool: Supervisor
 
     async def report_stalls(self) -> None:
         """Look for what has stalled for ever; say so, and wake everything."""
@@ -98,7 +96,7 @@ class SelfCheck:
             return
         if ref := self._turns.startable():
             yield Movable(f"{ref}, queued, and a slot is free")
-        startless = stops(Action.SANDBOX_TROUBLE) or self._pool.trouble
+        startless = stops(Action.SANDBOX_TROUBLE) or self._attempts.pool.trouble
         for active in self._attempts.active:
             if active.waiting is None and (active.task or not startless):
                 yield at_work(active)

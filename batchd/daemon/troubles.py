@@ -103,7 +103,12 @@ class TroubleLog:
     def open(self) -> tuple[OpenTrouble, ...]:
         """What fails at this time, oldest first."""
         others = [trouble(what, *found) for what, ask in self._others if (found := ask())]
-        return tuple(sorted((*(k.seen() for k in self._known.values()), *others), key=_since))
+        return tuple(
+            sorted(
+                (*(k.seen() for k in self._known.values()), *others),
+                key=lambda trouble: trouble.since,
+            )
+        )
 
     def also(self, what: Action, ask: Ask) -> None:
         """Add to ``open`` what another part keeps trying, and logs itself."""
@@ -233,7 +238,3 @@ def _fix(error: OSError) -> str:
     if isinstance(error, NoRoomError | StrangeOutboxError):
         return error.fix
     return _FIXES.get(error.errno or 0, "")
-
-
-def _since(trouble: OpenTrouble) -> float:
-    return trouble.since

@@ -7,15 +7,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from batchd import pauses
 from batchd.control.socket_server import Server
+from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.troubles import TROUBLE_S, TroubleLog, refused
-from batchd.daemon.tuning import CurrentConfig
 from batchd.errors import (
     DamagedStoreError,
     NotPossibleError,
@@ -24,10 +23,7 @@ from batchd.errors import (
     UsedNameError,
 )
 from batchd.free_room import STATE, NeededRoom
-from batchd.lifecycle import Lifecycle
-from batchd.lifecycle.holds import Key
 from batchd.log import Action
-from batchd.records import Parking
 from batchd.store import operations
 from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
@@ -47,7 +43,7 @@ class DaemonStore(Store):
 
     def __init__(self, path: Path, troubles: TroubleLog) -> None:
         super().__init__(path)
-        self._troubles = troubles
+        self.troubles = troubles
 
     async def write(
         self,
@@ -73,7 +69,7 @@ class DaemonStore(Store):
         Raises ``StaleAttemptError``, ``UsedNameError`` and ``DamagedStoreError``,
         which no waiting repairs.
         """
-        with self._troubles.trying(Action.STORE_TROUBLE) as tries:
+        with self.troubles.trying(Action.STORE_TROUBLE) as tries:
             while True:
                 try:
                     return await write()
@@ -104,35 +100,6 @@ class DaemonStore(Store):
         as long as the store has kept room. Raises ``NotPossibleError``.
         """
         await self.ordered(partial(super().ready, needed))
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Register:
-    """Writes the lifecycle's holds into the store, in their order."""
-
-    _lifecycle: Lifecycle
-    _store: DaemonStore
-    #: Held over each note in the store, tries included:
-    #: on a full disk, a resume must not overtake its pause.
-    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    async def keep(self, parking: Parking) -> None:
-        """Note a parking."""
-        async with self._turn:
-            await self._keep(parking)
-
-    async def forget(self, *keys: Key) -> None:
-        """Note that these wait no longer, or for fewer causes."""
-        async with self._turn:
-            await asyncio.gather(
-                *(self._store.write(operations.unpark, scope, name) for scope, name in keys)
-            )
-            for key in keys:
-                for parking in tuple(self._lifecycle.holds.causes(key).values()):
-                    await self._keep(parking)
-
-    async def _keep(self, parking: Parking) -> None:
-        await self._store.write(operations.park, parking)
 
 
 async def keep(store: Store, troubles: TroubleLog, server: Server) -> None:

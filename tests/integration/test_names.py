@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from batchd.daemon.intake.batch_names import BatchNames
+from batchd.daemon.batch_names import BatchNames
 from batchd.daemon.main_loop import MainLoop
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import TroubleLog

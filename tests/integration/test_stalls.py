@@ -62,7 +62,6 @@ def _looking_at(daemon: Daemon) -> SelfCheck:
         daemon.batches,
         daemon.turns,
         daemon.attempts,
-        daemon.pool,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from patience import PATIENCE_S, until
 
-from batchd.daemon.attempts import bases
+from batchd.daemon import bases
 from batchd.records import Origin, SandboxPolicy
 from batchd.workspace.mirrors import FetchJob, Mirror
 

@@ -375,7 +375,7 @@ def test_a_command_and_its_request_have_one_name_and_an_answer() -> None:
     }
     assert {*REQUESTS} - {*cli.COMMANDS} == {"detach"}
     assert {name for name, line in cli.COMMANDS.items() if not line} == {*ORDERS}
-    answering = Path(batchd.__file__).parent / "daemon" / "commands" / "__init__.py"
+    answering = Path(batchd.__file__).parent / "daemon" / "commands.py"
     text = answering.read_text("utf-8")
     for kind in REQUESTS.values():
         assert f"case {kind.__name__}(" in text

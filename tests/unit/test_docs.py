@@ -42,6 +42,25 @@ def test_links_resolve() -> None:
     assert not broken
 
 
+def test_the_rooms_that_are_named_are_there() -> None:
+    """Each path of docs/architecture.md is one of the code: below the room that a row names first,
+    in it, or from the top.
+    """
+    gone = []
+    for line in (ROOT / "docs/architecture.md").read_text().splitlines():
+        room = ""
+        for path in re.findall(r"`([\w/]+(?:\.py|/))`", line):
+            place = next(
+                (top for top in ("batchd", f"batchd/{room}", ".") if (ROOT / top / path).exists()),
+                None,
+            )
+            if place is None:
+                gone.append(path)
+            elif "/" in path:
+                room = path.rpartition("/")[0]
+    assert not gone
+
+
 def test_the_readme_leads_everywhere() -> None:
     """A reader of the README finds each guide, and how to contribute."""
     linked = {link.partition("#")[0] for link in _links(ROOT / "README.md")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchd.daemon.attempts.active import ActiveAttempt
+from batchd.daemon.active import ActiveAttempt
 from batchd.daemon.self_check import Movable, StallTally, at_work
 from batchd.records import Ref
 

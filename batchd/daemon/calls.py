@@ -17,9 +17,8 @@ from msgspec.structs import replace
 
 from batchd import events as vocabulary, wire
 from batchd.daemon import main_loop
-from batchd.daemon.attempts.active import ActiveAttempt
-from batchd.daemon.attempts.lessons import Lessons
-from batchd.daemon.listeners import Listener
+from batchd.daemon.active import ActiveAttempt
+from batchd.daemon.starting import Lessons
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import StaleAttemptError
 from batchd.events import (
@@ -48,7 +47,6 @@ class Calls:
     _lifecycle: Lifecycle
     _store: DaemonStore
     _governor: Governor
-    _listeners: Sequence[Listener]
     _lessons: Lessons
 
     def record(self, active: ActiveAttempt, record: wire.Record) -> None:
@@ -121,7 +119,9 @@ class Calls:
         self._spawn(active, self._deny(active, ask, event))
         return True
 
-    def _spawn(self, active: ActiveAttempt, write: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(
+        self, active: ActiveAttempt, write: Coroutine[Any, Any, object]
+    ) -> asyncio.Task[object]:
         return active.writing(main_loop.spawn(write))
 
     def _settle(self, active: ActiveAttempt, bodies: Sequence[msgspec.Raw]) -> None:
@@ -188,10 +188,7 @@ class Calls:
         ask = active.waiting
         if ask is not None and ask.events:
             active.waiting = replace(ask, seq=ask.seq + len(ask.events), events=())
-            active.flushed = self._spawn(active, self._early(active, ask))
-
-    async def _early(self, active: ActiveAttempt, ask: wire.Ask) -> None:
-        await self._commit(active, ask.seq, ask.events)
+            active.flushed = self._spawn(active, self._commit(active, ask.seq, ask.events))
 
     async def _record(self, active: ActiveAttempt, record: wire.Record) -> None:
         if await self._commit(active, record.seq, record.events):
@@ -283,5 +280,5 @@ class Calls:
         elif isinstance(event, Suspended):
             active.suspended = event
         active.lines().event(event)
-        for listener in self._listeners:
+        for listener in main_loop.listeners():
             listener.task_event(active.ref, event)

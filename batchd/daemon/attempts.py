@@ -1,30 +1,30 @@
-"""Attempts at tasks: performs what follows for those that have a slot."""
+"""Attempts at tasks: performs what follows for those that have a slot, and takes what
+their workers report.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from batchd import wire
+from batchd import free_room, wire
 from batchd.daemon import main_loop
-from batchd.daemon.attempts.active import ActiveAttempt
-from batchd.daemon.attempts.bases import Bases
-from batchd.daemon.attempts.calls import Calls
-from batchd.daemon.attempts.lessons import Lessons
-from batchd.daemon.attempts.starting import AttemptStarter, Fences, PlaceLook
-from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.ends.publisher import Publisher
-from batchd.daemon.ends.rooms import Rooms
-from batchd.daemon.listeners import Listener
+from batchd.daemon.active import ActiveAttempt
+from batchd.daemon.bases import Bases
+from batchd.daemon.batches import OpenBatches
+from batchd.daemon.calls import Calls
+from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.main_loop import BriefCache
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.tuning import CurrentConfig
+from batchd.daemon.publisher import Publisher
+from batchd.daemon.starting import AttemptStarter, Lessons, PlaceLook
 from batchd.daemon.writes import DaemonStore
-from batchd.errors import StaleAttemptError
+from batchd.errors import NotPossibleError, StaleAttemptError
 from batchd.events import CancelRequested, Suspended, TaskStarted
 from batchd.governor import Governor
 from batchd.lifecycle import Input, Lifecycle, inputs
@@ -40,36 +40,36 @@ from batchd.lifecycle.inputs import (
     Stop,
     Suspend,
 )
-from batchd.log import Action
+from batchd.log import Action, get_logger
+from batchd.pool.pool_worker import PoolWorker
 from batchd.pool.supervisor import Supervisor
 from batchd.records import Base, Cause, HoldKey, Origin, Reason, Ref, Scope, TaskStatus
-from batchd.records.tasks import ANYWHERE
 from batchd.sandbox import check_user
 from batchd.silent_paths import SilentPathError
 from batchd.store import lookups, operations
+from batchd.store.operations import wanted
+
+#: What the result says of a task at which an agent broke.
+_BROKE = "an error inside batchd ended this task; the log has the details"
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Attempts:
-    """The tasks that have a slot."""
+    """The tasks that have a slot; the pool's ``PoolHandler``."""
 
     _current: CurrentConfig
     _lifecycle: Lifecycle
     _store: DaemonStore
     _outboxes: Outboxes
     _governor: Governor
-    _listeners: Sequence[Listener]
     _batches: OpenBatches
     _publisher: Publisher
-    _rooms: Rooms
-    _bases: Bases
-    _pool: Supervisor
-    lessons: Lessons = field(init=False)
+    pool: Supervisor
+    #: What clones and copies begin at.
+    bases: Bases = field(init=False)
     #: The calls of tasks at work.
     calls: Calls = field(init=False)
-    #: Of what an earlier daemon left on other machines.
-    fences: Fences = field(init=False)
-    _starting: AttemptStarter = field(init=False)
+    starting: AttemptStarter = field(init=False)
     _active: dict[Ref, ActiveAttempt] = field(default_factory=dict)
     #: Slots whose pause between two tasks is not over.
     _resting: int = 0
@@ -77,12 +77,10 @@ class Attempts:
     _user: BriefCache = field(default_factory=BriefCache)
 
     def __post_init__(self) -> None:
-        self.lessons = Lessons(self._current, self._store)
-        self.calls = Calls(
-            self._lifecycle, self._store, self._governor, self._listeners, self.lessons
-        )
-        self.fences = Fences(self._store)
-        self._starting = AttemptStarter(self._current, self._store, self._governor, self.lessons)
+        self.bases = Bases(self._current, self._lifecycle, self._publisher, self._outboxes)
+        lessons = Lessons(self._current, self._store)
+        self.calls = Calls(self._lifecycle, self._store, self._governor, lessons)
+        self.starting = AttemptStarter(self._current, self._store, self._governor, lessons)
 
     @property
     def active(self) -> tuple[ActiveAttempt, ...]:
@@ -96,14 +94,9 @@ class Attempts:
     @property
     def free(self) -> int:
         """How many tasks may start now; slots that rest do not count."""
-        return self._pool.slots() - self._resting
+        return self.pool.slots() - self._resting
 
-    @property
-    def free_alone(self) -> bool:
-        """Whether a task could have a process of its own now."""
-        return self._pool.slot_alone(ANYWHERE)
-
-    def rest(self) -> None:
+    def _rest(self) -> None:
         """Keep a slot free for the pause between two tasks."""
         if pause := self._current.config.pool.rest_s:
             self._resting += 1
@@ -118,7 +111,7 @@ class Attempts:
 
         There must be a slot.
         """
-        worker = self._pool.reserve(ref, self._lifecycle.place_of(ref), alone=alone)
+        worker = self.pool.reserve(ref, self._lifecycle.place_of(ref), alone=alone)
         self._active[ref] = ActiveAttempt(ref, worker)
         self.take(inputs.SlotFree(ref))
 
@@ -131,6 +124,40 @@ class Attempts:
     def cancel(self, ref: Ref, message: str) -> None:
         """End a task that has not ended."""
         self.take(inputs.CancelOrdered(ref, CancelRequested(at=time.time(), message=message)))
+
+    async def end_all(
+        self, refs: Sequence[Ref], message: str, check: Callable[[], None] = wanted
+    ) -> None:
+        """End tasks: those at work at their next durable point, the others now, most of them
+        together. ``check``: raises ``WithdrawnError`` where that is not wanted any more.
+
+        Once the first are durable the order is, also where its giver leaves. Raises
+        ``WithdrawnError`` before that, and ``NotPossibleError``
+        with what was done where the store takes no more.
+        """
+        active = {*self._active}
+        wish = CancelRequested(at=time.time(), message=message)
+        # All at once: nothing of them starts any more.
+        orders = (inputs.CancelOrdered(ref, wish) for ref in refs if ref not in active)
+        effects = [effect for each in orders for effect in self._lifecycle.take(each)]
+        ends = [effect for effect in effects if isinstance(effect, End)]
+
+        def stop() -> None:
+            for ref in refs:
+                if ref in active:
+                    self.cancel(ref, message)
+
+        if not ends:
+            stop()
+            return
+        try:
+            with self._publisher.ending_many():
+                await self._publisher.finish_all(ends, self._store.order, check=check, begun=stop)
+        except NotPossibleError as error:
+            done = sum(not self._lifecycle.open(end.ref) for end in ends)
+            if not done:
+                raise
+            raise NotPossibleError(f"{done:,} tasks are cancelled, no others: {error}") from None
 
     def halt(self, ref: Ref, message: str) -> None:
         """Ask a task that runs for its slot, at its next durable point."""
@@ -158,7 +185,7 @@ class Attempts:
             case Start():
                 main_loop.spawn(self._start(active))
             case Free():
-                self._pool.release(active.worker, active.ref)
+                self.pool.release(active.worker, active.ref)
             case HandOver():
                 self._run(active)
             case Stop():
@@ -193,11 +220,8 @@ class Attempts:
         if not await active.worker.up():
             self.take(inputs.Lost(ref))
             return
-        if (left_s := self.fences.left_s(ref)) > 0:
-            active.fences("a machine that an earlier daemon left it at", left_s)
-            await self.fences.passed(ref)
-            active.fence_s = 0.0
-        if not await self._rooms.open_for(ref.batch):
+        await self.starting.fence(active)
+        if not await self._batches.takes_results(ref.batch):
             # Without a folder, or room in it, it could not leave a result:
             # it waits, and does not fail.
             self._put_back(active)
@@ -208,7 +232,7 @@ class Attempts:
                 active.base = await self._base(ref, task.origin)
             seen: PlaceLook = "", {}
             if task.dir or task.secrets:
-                look = partial(self._starting.look, task)
+                look = partial(self.starting.look, task)
                 seen = await self._outboxes.look(look, task.dir or "/")
         except SilentPathError as error:
             # A disk that hangs is the machine's: no attempt is counted.
@@ -218,7 +242,7 @@ class Attempts:
         if task.origin is not None and active.base is None:
             self._put_back(active)
             if batch := self._batches.get(ref.batch):
-                self._bases.keep(ref, batch, task.origin)
+                self.bases.keep(ref, batch, task.origin)
             return
         try:
             active.given = await self._store.write(operations.dispatch, ref, active.worker.label)
@@ -230,7 +254,7 @@ class Attempts:
         if self._lifecycle.entries[ref].wish is not None:
             self.take(inputs.Ready(ref))  # it stops before it starts, whatever else keeps it
             return
-        self.take(self._starting.prepared(active, task, active.given, seen))
+        self.take(self.starting.prepared(active, task, active.given, seen))
 
     async def _base(self, ref: Ref, origin: Origin) -> Base | None:
         """Return what a task with an origin begins at, or began at;
@@ -244,7 +268,7 @@ class Attempts:
                 Path(base.mirror).is_dir, base.mirror
             ):
                 return base
-        return self._bases.of(ref, origin)
+        return self.bases.of(ref, origin)
 
     def _keep_until(self, path: str, ref: Ref) -> None:
         """Keep a task from starting until a path answers."""
@@ -271,10 +295,10 @@ class Attempts:
         batch = self._batches.get(ref.batch)
         assert batch is not None, "a batch is open while its tasks are"
         assert active.given is not None, "it has an attempt"
-        run = self._starting.order(active, batch, active.given)
-        for listener in self._listeners:
+        run = self.starting.order(active, batch, active.given)
+        for listener in main_loop.listeners():
             listener.task_dispatched(ref, batch, run.terms)
-        if not self._pool.run(active.worker, run):
+        if not self.pool.run(active.worker, run):
             self.take(inputs.Lost(ref))
 
     async def _user_there(self) -> None:
@@ -295,9 +319,9 @@ class Attempts:
         if self.calls.stop(active, wish):
             return
         if isinstance(wish, CancelRequested):
-            self._pool.send(ref, wire.CancelTask(ref, active.attempt, wish.message))
+            self.pool.send(ref, wire.CancelTask(ref, active.attempt, wish.message))
         elif wish.cause == "park":  # a pool that drains says so itself
-            self._pool.send(ref, wire.Park(ref, active.attempt, wish.message))
+            self.pool.send(ref, wire.Park(ref, active.attempt, wish.message))
 
     async def _suspend(self, active: ActiveAttempt, wish: Suspended | None) -> None:
         """Note that a task gave its slot back."""
@@ -308,7 +332,7 @@ class Attempts:
         # Only now: who cancels it meanwhile must find it, and not end it under our hands.
         self._settled(active, inputs.Settled(ref, given_back=status is TaskStatus.PARKED))
         if status is TaskStatus.PARKED and self._lifecycle.open(ref):
-            for listener in self._listeners:
+            for listener in main_loop.listeners():
                 listener.task_parked(ref, active.park)
         main_loop.wake()
 
@@ -352,5 +376,114 @@ class Attempts:
         """Forget an attempt that is over."""
         self._active.pop(active.ref, None)
         self._governor.close_task(active.ref)
-        for listener in self._listeners:
+        for listener in main_loop.listeners():
             listener.task_left(active.ref)
+
+    # What the pool reports
+
+    def message(self, worker: PoolWorker, message: Any) -> None:
+        """Serve a message of a worker."""
+        ref, attempt = _address(message)
+        active = self.get(ref)
+        if active is None or active.attempt != attempt or active.worker is not worker:
+            if not isinstance(message, wire.Progress | wire.Done):
+                worker.channel.send(wire.Nack(ref, attempt))
+            return
+        match message:
+            case wire.Record():
+                self.calls.record(active, message)
+            case wire.Ask():
+                self.calls.ask(active, message)
+            case wire.Failed():
+                self.calls.failed(active, message)
+            case wire.Progress(step=step, detail=detail):
+                active.step, active.detail, active.since = step, detail, time.time()
+                active.lines().step(step, detail)
+                for listener in main_loop.listeners():
+                    listener.task_progress(ref, step, detail)
+            case wire.Done():
+                self._done(active, message)
+
+    def started(self, worker: PoolWorker) -> None:
+        """Note that a worker is up."""
+        get_logger().info(Action.WORKER_STARTED, **worker.fields())
+        main_loop.wake()  # tasks may have waited for one to come up
+
+    def suits_more(self) -> None:
+        """Let tasks that waited for a key have their turn."""
+        main_loop.wake()
+
+    def broke(self, error: BaseException) -> None:
+        """End the daemon where a part of the pool ended: a bug."""
+        main_loop.current().broke(error)
+
+    def cut_off(self, worker: PoolWorker) -> None:
+        """Take the requests of a worker that is reached no more back from the governor."""
+        for active in self.active:
+            if active.worker is worker:
+                self.calls.lost(active)
+                active.fences(f"{worker.node}, which is not reached", worker.fence_left_s)
+
+    def died(self, worker: PoolWorker, lost: Mapping[Ref, int], *, counted: bool) -> None:
+        """Take the tasks of a dead worker back."""
+        # One elsewhere may leave as it likes while a task is only about to be its.
+        tasks = [str(ref) for ref, number in lost.items() if number or not worker.remote]
+        # Why none comes up on a machine, that says.
+        if (tasks or not (worker.greeted or worker.remote)) and not main_loop.current().closing:
+            get_logger().error(
+                Action.WORKER_DIED,
+                **worker.fields(),
+                cause=worker.cause,
+                tasks=tasks,
+            )
+            for listener in main_loop.listeners():
+                listener.worker_died(worker.cause)
+        # Without an attempt it is still being started: that finds the worker dead by itself.
+        known = [self.get(ref) for ref, number in lost.items() if number]
+        theirs = [active for active in known if active is not None and active.worker is worker]
+        # Who waits for an answer of ours cannot have killed it.
+        at_work = (
+            [] if main_loop.current().closing or not counted else [a for a in theirs if not a.idle]
+        )
+        for active in theirs:
+            self.calls.lost(active)
+            self.take(inputs.Lost(active.ref, active in at_work, len(at_work) == 1))
+        main_loop.wake()
+
+    def _done(self, active: ActiveAttempt, done: wire.Done) -> None:
+        if done.outcome == "refused":
+            get_logger().error(
+                Action.SANDBOX_TROUBLE,
+                **active.worker.fields(),
+                message=done.message,
+                task=str(active.ref),
+            )
+        if done.outcome == "failed" and active.finished is not None:  # in how it is written
+            get_logger().error(Action.OUTBOX_TROUBLE, task=str(active.ref), message=done.message)
+        self.take(_said(active, done))
+        if done.outcome == "unopened" and free_room.refused(done.message):
+            self._batches.refused(active.ref.batch, done.message)
+        self._rest()
+        main_loop.wake()
+
+
+def _said(active: ActiveAttempt, done: wire.Done) -> Input:
+    """Return what a worker's last word on a task means."""
+    ref, ended = active.ref, active.finished is not None
+    match done.outcome:
+        case "published" if ended:
+            return inputs.Confirmed(ref)
+        case "unpublished" if ended:
+            return inputs.Unconfirmed(ref)
+        case "suspended" if active.suspended is not None:
+            return inputs.GaveBack(ref)
+        case "failed":
+            end = End(ref, TaskStatus.ERROR, Reason.INTERNAL, _BROKE, details=done.message)
+            return inputs.Broke(end)
+        case outcome:  # "refused" and "unopened": before it began, no attempt of the task's
+            return inputs.Lost(ref, outcome not in {"refused", "unopened"})
+
+
+def _address(message: Any) -> tuple[Ref, int]:
+    ask = message.ask if isinstance(message, wire.Failed) else message
+    return ask.ref, ask.attempt

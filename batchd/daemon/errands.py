@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Set as AbstractSet
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from batchd.control import Detach, Detached, Submit, Submitted
 from batchd.control.socket_server import Requester
 from batchd.daemon import main_loop
-from batchd.daemon.attempts.attempts import Attempts
-from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.intake.intake import Intake
-from batchd.daemon.intake.recovery import Recovery
-from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.tuning import CurrentConfig
+from batchd.daemon.attempts import Attempts
+from batchd.daemon.batches import OpenBatches
+from batchd.daemon.current_config import CurrentConfig
+from batchd.daemon.intake import Intake
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import NotPossibleError, UsageError, WithdrawnError
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.records import Batch, Cause, HoldKey, Scope
-from batchd.spool import claims, outbox
+from batchd.spool import claims
 from batchd.store import lookups
 
 #: The time between two looks, in seconds.
@@ -40,11 +38,12 @@ class Errands:
     _current: CurrentConfig
     _lifecycle: Lifecycle
     _store: DaemonStore
-    _outboxes: Outboxes
     _batches: OpenBatches
     _attempts: Attempts
     _intake: Intake
-    _restoring: Recovery
+    #: Takes one batch of an earlier daemon's up, unless that is done, with the claims whose files
+    #: are still to be moved.
+    _take_up: Callable[[str, AbstractSet[str]], None]
     #: Of two orders for one file at once, the second finds the batch of the first.
     _runs: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     #: By batch: who has asked for it.
@@ -95,12 +94,7 @@ class Errands:
             self._go_on(begun, order)
             claim.path.unlink(missing_ok=True)
             return begun, True
-        # Who waits learns at once that an outbox takes nothing:
-        # a file that is dropped would wait for it.
-        outside = Path(self._current.config.paths.outbox)
-        await self._store.ordered(
-            lambda: self._outboxes.promptly(partial(outbox.try_out, outside), str(outside))
-        )
+        await self._batches.try_out(self._current.config.paths.outbox)
         batch = await self._intake.stored(claim, order, by.insist)
         if batch is None:
             raise UsageError(f"{claim.name} was taken away before it was read")
@@ -135,7 +129,7 @@ class Errands:
                     "on its own files alone: `batchd serve` works on both"
                 )
         claim = claims.find(Path(paths.state), batch.claim)
-        self._restoring.one(name, {claim.ulid} if claim else set())
+        self._take_up(name, {claim.ulid} if claim else set())
         if claim:
             main_loop.spawn(self._intake.bring(claim, batch))
 
@@ -145,7 +139,7 @@ class Errands:
         while True:
             await asyncio.sleep(_LOOK_S)
             looks += 1
-            left = self._batches.names
+            left = [batch.name for batch in self._batches]
             wanted = [name for name in left if self.wanted(name)]
             if not wanted and not self._expected and (self._givers or looks > _MOST_LOOKS):
                 self.ended = True

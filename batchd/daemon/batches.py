@@ -1,4 +1,6 @@
-"""Open batches: from the store's promise to the last file in the outbox."""
+"""Open batches: from the store's promise to the last file in the outbox; one whose folder takes
+nothing holds its tasks, and no others.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +15,33 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from batchd import results
+from batchd import free_room, results
 from batchd.daemon import main_loop
-from batchd.daemon.intake.batch_names import BatchNames
-from batchd.daemon.listeners import Finisher, Listener
+from batchd.daemon.batch_names import BatchNames
+from batchd.daemon.current_config import CurrentConfig
+from batchd.daemon.listeners import Finisher
+from batchd.daemon.main_loop import BriefCache
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.tuning import CurrentConfig
+from batchd.daemon.troubles import TROUBLE_S
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import Problem, UsedNameError, WithdrawnError
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.log import Action, get_logger
-from batchd.records import Batch, Task
+from batchd.records import Batch, Cause, HoldKey, Scope, Task
 from batchd.spool import outbox
 from batchd.store import lookups, operations
 from batchd.store.operations import wanted
 from batchd.store.queries import StoreReader
 from batchd.store.rows import StoredWork
 from batchd.store.store import Store
+
+#: The longest pause before the tasks of a batch that a disk has refused try again;
+#: and how long none has met that until it is over.
+_LONGEST_PAUSE_S = 30.0
+_MET_AGAIN_S = 5.0
+#: So many tasks before a batch's end, its finishers get ready.
+_FINISHERS_READY_AT = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -50,19 +61,24 @@ class OpenBatch:
 
 @dataclass(slots=True, eq=False, repr=False)
 class OpenBatches:
-    """Open batches: each of their tasks, and each batch, gets its files."""
+    """Open batches: each of their tasks, and each batch, gets its files; tasks whose results could
+    not be written are held.
+    """
 
     _current: CurrentConfig
     _lifecycle: Lifecycle
     _store: DaemonStore
     _outboxes: Outboxes
     _governor: Governor
-    _listeners: Sequence[Listener]
     #: They have their turn before a batch's summary is written.
     _finishers: Sequence[Finisher]
     #: Reserves their folders.
     folders: BatchNames = field(init=False)
     _open: dict[str, OpenBatch] = field(default_factory=dict)
+    #: Which batch's folder took files; where it takes none by then, a result waits for that.
+    _took: BriefCache = field(default_factory=BriefCache)
+    #: By batch, what its tasks were refused by a disk since they last tried.
+    _met: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folders = BatchNames(self._store, self._outboxes)
@@ -123,7 +139,7 @@ class OpenBatches:
             get_logger().info(
                 Action.BATCH_RECEIVED, batch=batch.name, tasks=len(tasks), request=batch.request
             )
-            for listener in self._listeners:
+            for listener in main_loop.listeners():
                 listener.batch_received(batch, tasks)
             main_loop.wake()
         return batch
@@ -135,7 +151,7 @@ class OpenBatches:
             self._open[batch.name] = OpenBatch(batch)
             errors = [str(problem) for problem in problems]
             get_logger().warning(Action.BATCH_REJECTED, batch=batch.name, errors=errors)
-            for listener in self._listeners:
+            for listener in main_loop.listeners():
                 listener.batch_rejected(batch, problems)
             self.look(batch.name)
         return batch
@@ -171,23 +187,25 @@ class OpenBatches:
                     await self.folders.give_back(found)
                 raise
 
+    async def try_out(self, folder: str) -> None:
+        """See at once whether an outbox takes files, for who waits: a file that is dropped would
+        wait for it. Raises ``NotPossibleError``.
+        """
+        work = partial(outbox.try_out, Path(folder))
+        await self._store.ordered(lambda: self._outboxes.promptly(work, folder))
+
     async def take_up(self, batch: Batch, tasks: Sequence[Task], data: bytes) -> Batch:
         """Store and queue a batch whose file is at hand; return it with its final name."""
         batch = await self.add(batch, tasks)
-        publish = partial(outbox.publish, Path(batch.folder, batch.request), data, replace=True)
-        await self._outboxes.on_disk(publish, batch=batch)
-        self.moved(batch.name)
+        await self.bring(batch, data)
         return batch
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of open batches."""
-        return tuple(self._open)
-
-    @property
-    def outboxes(self) -> set[str]:
-        """The outboxes of open batches."""
-        return {known.batch.outbox for known in self._open.values()}
+    async def bring(self, batch: Batch, data: bytes) -> None:
+        """Write a batch's request into its folder as soon as that is possible."""
+        request = Path(batch.folder, batch.request)
+        publish = partial(outbox.publish, request, data, replace=True)
+        await self._outboxes.on_disk(publish, batch)
+        self.moved(batch.name)
 
     def moved(self, name: str) -> None:
         """Say that a batch's file lies in its folder, so that its summary may be the last file."""
@@ -213,7 +231,98 @@ class OpenBatches:
         for name in self._open:
             self.look(name)
 
+    # Whether results can be written: tasks that could leave none would be paid for in vain
+
+    @property
+    def closed(self) -> bool:
+        """Whether no task at all may start: none could leave a result, or run a command."""
+        troubles = self._outboxes.troubles
+        if troubles.stops(Action.OUTBOX_TROUBLE, Action.SANDBOX_TROUBLE):
+            return True
+        shut = troubles.outboxes()
+        return bool(shut) and {known.batch.outbox for known in self._open.values()} <= shut
+
+    async def takes_results(self, name: str) -> bool:
+        """Return whether a batch's folder takes files;
+        if not, all of its tasks are held until it does.
+        """
+        batch = self.get(name)
+        if batch is None:
+            return True
+        shut = self._outboxes.troubles.holds(batch.outbox, name)
+        if shut or not await self._takes_files(batch):
+            self._hold(batch)
+        holds = self._lifecycle.holds
+        return not (holds.keeps(_shut(name)) or holds.keeps(_full(name)))
+
+    async def _takes_files(self, batch: Batch) -> bool:
+        if self._took.knows(batch.name):
+            return True
+        try:
+            ready = await self._outboxes.promptly(partial(outbox.ready, batch), batch.outbox)
+        except OSError:
+            return False  # its threads hang: `prepare` will say so
+        if ready:
+            self._took.note(batch.name)
+        return ready
+
+    def _hold(self, batch: Batch) -> None:
+        lifecycle, hold = self._lifecycle, _shut(batch.name)
+        if lifecycle.holds.keeps(hold):
+            return
+        self._keep(batch.name, hold)
+
+        async def wait() -> None:
+            await self._outboxes.on_disk(partial(outbox.prepare, batch), batch)
+            while self._outboxes.troubles.holds(batch.outbox, batch.name):  # noqa: ASYNC110 (many things end a trouble)
+                # A single file of it, or of others, cannot be written yet.
+                await asyncio.sleep(TROUBLE_S)
+            lifecycle.lift(hold)
+            main_loop.wake()
+
+        main_loop.spawn(wait())
+
+    def _keep(self, name: str, hold: HoldKey) -> None:
+        for ref in self._lifecycle.of(name):
+            self._lifecycle.take(inputs.Held(ref, hold))
+
+    def refused(self, name: str, said: str) -> None:
+        """Keep the tasks of a batch, one of which was refused by a disk, as that said;
+        they try again, less and less often, until none is.
+        """
+        if (batch := self.get(name)) is None:
+            return
+        self._keep(name, _full(name))
+        if name not in self._met:
+            main_loop.spawn(self._try_again(batch))
+        self._met[name] = said
+
+    async def _try_again(self, batch: Batch) -> None:
+        name, pause_s = batch.name, TROUBLE_S
+        state = self._current.config.paths.state
+        needs = {batch.outbox: free_room.OUTBOX, state: free_room.ENDS}
+        with self._outboxes.troubles.trying(Action.DIRECTORY_TROUBLE) as tries:
+            while said := self._met[name]:
+                look = partial(free_room.refusal, said, needs)
+                ask = partial(self._outboxes.at, look, batch.outbox)
+                tries.failed(await self._outboxes.patiently(ask, Action.OUTBOX_TROUBLE))
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                self._met[name] = ""
+                self._lifecycle.lift(_full(name))
+                main_loop.wake()
+                await asyncio.sleep(_MET_AGAIN_S)
+        del self._met[name]
+
     # A batch's end
+
+    def near_end(self, name: str) -> None:
+        """See whether a batch, of which a task was published, is so near to its end that its
+        finishers get ready.
+        """
+        if len(self._lifecycle.of(name)) == _FINISHERS_READY_AT:
+            for finisher in self._finishers:
+                main_loop.spawn(finisher.soon(self._open[name].tasks, self._current.config))
 
     def look(self, name: str) -> None:
         """See whether a batch can be closed."""
@@ -228,13 +337,13 @@ class OpenBatches:
         folder, now = Path(batch.folder), time.time()
         problems = self._store.read(lookups.problems, batch.name)
         sums = results.Sums()
-        if not await self._outboxes.on_disk(partial(outbox.has_request, batch), batch=batch):
+        if not await self._outboxes.on_disk(partial(outbox.has_request, batch), batch):
             message = f"{folder} was taken away before its summary; results.jsonl in the new one has all results"
             get_logger().warning(Action.OUTBOX_TROUBLE, batch=batch.name, message=message)
-        there = await self._outboxes.on_disk(partial(outbox.summary, batch), batch=batch)
+        there = await self._outboxes.on_disk(partial(outbox.summary, batch), batch)
         if not problems:
             sums = await self._outboxes.on_disk(
-                partial(_write_results, self._store, batch, there is None), batch=batch
+                partial(_write_results, self._store, batch, there is None), batch
             )
         if there is None and not problems:
             for finisher in self._finishers:
@@ -250,13 +359,13 @@ class OpenBatches:
             outbox.publish(folder / "summary.json", summary.encode(), replace=True)
             return summary
 
-        summary = await self._outboxes.on_disk(write, batch=batch)
+        summary = await self._outboxes.on_disk(write, batch)
         await self._store.write(operations.batch_published, batch.name)
         del self._open[batch.name]
         self._governor.money.close_batch(batch.name)
         if not problems:
             get_logger().info(Action.BATCH_FINISHED, batch=batch.name, tasks=len(sums))
-            for listener in self._listeners:
+            for listener in main_loop.listeners():
                 listener.batch_finished(batch, summary)
         if known.done:
             known.done.set()
@@ -281,3 +390,13 @@ def _write_results(store: Store, batch: Batch, replace: bool) -> results.Sums:
     else:
         collections.deque(lines(), maxlen=0)
     return sums
+
+
+def _full(batch: str) -> HoldKey:
+    """Return what keeps the tasks of a batch that a disk has refused."""
+    return HoldKey(Scope.BATCH, f"{batch} room", Cause.FOLDER)
+
+
+def _shut(batch: str) -> HoldKey:
+    """Return what keeps the tasks of a batch whose folder takes no files."""
+    return HoldKey(Scope.BATCH, batch, Cause.FOLDER)

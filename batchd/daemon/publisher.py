@@ -16,10 +16,8 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from batchd import results
 from batchd.daemon import main_loop, task_log
-from batchd.daemon.ends.batches import OpenBatch, OpenBatches
-from batchd.daemon.listeners import Finisher, Listener
+from batchd.daemon.batches import OpenBatch, OpenBatches
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.tuning import CurrentConfig
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import BatchdError
 from batchd.events import Event, Resumed, TaskFinished, TaskStarted
@@ -37,8 +35,6 @@ from batchd.taskstate import fold
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: So many tasks before a batch's end, its finishers get ready.
-_FINISHERS_READY_AT = 8
 #: Tasks that are ended together, and then published: others get their turn in between.
 _AT_ONCE = 500
 
@@ -59,12 +55,9 @@ class Write(Protocol):
 class Publisher:
     """Ends tasks, each once, and writes their files."""
 
-    _current: CurrentConfig
     _lifecycle: Lifecycle
     _store: DaemonStore
     _outboxes: Outboxes
-    _listeners: Sequence[Listener]
-    _finishers: Sequence[Finisher]
     _batches: OpenBatches
     #: By batch: tasks that ended before they began, and whose results are still to be written.
     _backlog: dict[str, list[str]] = field(default_factory=dict)
@@ -205,7 +198,7 @@ class Publisher:
         self._lifecycle.take(inputs.Ended(ref, event.status))  # who ends it publishes it
         if fresh:
             task_log.write(ref, event)
-            for listener in self._listeners:
+            for listener in main_loop.listeners():
                 listener.task_event(ref, event)
 
     async def publish(self, ref: Ref, events: Sequence[Event] = ()) -> None:
@@ -220,7 +213,7 @@ class Publisher:
             transcript = results.transcript(events) if isinstance(events[0], TaskStarted) else ""
             return outbox.publish_task(folder, ref.task, transcript, finished.result)
 
-        if not await self._outboxes.on_disk(write, batch=batch):
+        if not await self._outboxes.on_disk(write, batch):
             self._kept(ref)
         await self.confirm(ref, finished)
 
@@ -233,7 +226,7 @@ class Publisher:
             found = self._store.read(lookups.ends, name, names)
             texts = {ref.task: finished.result for ref, finished in found}
             publish = partial(outbox.publish_results, folder, texts)
-            for task in await self._outboxes.on_disk(publish, batch=batch):
+            for task in await self._outboxes.on_disk(publish, batch):
                 self._kept(Ref(name, task))
             await self._store.write(operations.published_all, name, names)
             del self._backlog[name][: len(names)]  # others may have come meanwhile
@@ -260,12 +253,9 @@ class Publisher:
         main_loop.wake()
 
     def _published(self, ref: Ref, finished: TaskFinished) -> None:
-        known = self._open(ref)
         self._follow(inputs.Published(ref, finished.status))
-        if len(self._lifecycle.of(ref.batch)) == _FINISHERS_READY_AT:
-            for finisher in self._finishers:
-                main_loop.spawn(finisher.soon(known.tasks, self._current.config))
-        for listener in self._listeners:
+        self._batches.near_end(ref.batch)
+        for listener in main_loop.listeners():
             listener.task_finished(ref, finished)
 
     def _follow(self, given: inputs.Published | inputs.EndRefused) -> None:

@@ -6,112 +6,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set as AbstractSet
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from batchd.config import Config
-from batchd.daemon import main_loop
-from batchd.daemon.attempts.attempts import Attempts
-from batchd.daemon.attempts.scratch_cleanup import ScratchCleanup
-from batchd.daemon.commands.retry import Reruns
-from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.ends.publisher import Publisher
+from batchd.daemon.batches import OpenBatches
 from batchd.daemon.outboxes import HANGS_S, Outboxes
-from batchd.daemon.waits.gates import Predecessors
-from batchd.daemon.waits.parking_lot import ParkingLot
-from batchd.daemon.writes import DaemonStore
+from batchd.daemon.parking_lot import ParkingLot
 from batchd.lifecycle import Lifecycle
 from batchd.log import Action, get_logger
 from batchd.records import Cause, Parking, Scope
 from batchd.spool import claims, outbox
 from batchd.spool.ulid import LENGTH, PATTERN, mark_of
-from batchd.store import lookups
 from batchd.store.rows import StoredWork
 from batchd.store.store import Store
 
 
-@dataclass(slots=True, eq=False, repr=False)
-class Recovery:
-    """Hands what the store has to the parts that work on it."""
-
-    _store: DaemonStore
-    _attempts: Attempts
-    _rerun: Reruns
-    _batches: OpenBatches
-    _publisher: Publisher
-    _lot: ParkingLot
-    _scratch: ScratchCleanup
-    _predecessors: Predecessors
-
-    def all(self, claimed: AbstractSet[str]) -> None:
-        """Take everything up; ``claimed``: the claims whose files are still to be moved."""
-        # Of 100,000 queued tasks nothing is garbage:
-        # to look for it again and again takes half of the time.
-        gc.disable()
-        restored = self._store.read(lookups.restore)
-        self._take_up(restored, claimed)
-        self._scratch.sweep(task.ref for task in restored.queued)
-        gc.freeze()
-        gc.enable()
-
-    def nothing(self) -> None:
-        """Take up what holds for every task, and no task:
-        what is queued costs money, and stays queued.
-        """
-        self._take_up(_none_of(self._store.read(lookups.restore)), frozenset())
-
-    def one(self, name: str, claimed: AbstractSet[str]) -> None:
-        """Take one batch up, unless that is done. As ``all``."""
-        if self._batches.get(name) is None:
-            self._take_up(_only(self._store.read(lookups.restore), name), claimed)
-
-    def _take_up(self, restored: StoredWork, claimed: AbstractSet[str]) -> None:
-        self._attempts.lessons.restore()
-        self._attempts.fences.restore()
-        torn = self._rerun.torn(restored.batches)
-        self._batches.restore(restored, claimed | {batch.claim for batch in torn})
-        self._publisher.restore(restored)
-        for batch in torn:
-            main_loop.spawn(self._rerun.bring_again(batch))
-        self._predecessors.restore(restored.batches)
-        self._lot.restore(restored.parked, restored.given_back)
-
-
-def _none_of(restored: StoredWork) -> StoredWork:
-    return replace(
-        restored,
-        batches=(),
-        queued=(),
-        given_back=(),
-        unpublished=(),
-        ended=(),
-        parked=tuple(p for p in restored.parked if _general(p)),
-    )
-
-
-def _only(restored: StoredWork, name: str) -> StoredWork:
-    """Return what concerns one batch, and no other."""
+def part(restored: StoredWork, name: str) -> StoredWork:
+    """Return what concerns one batch, and no other; without a name, what holds for every task, and
+    no task: what is queued costs money, and stays queued.
+    """
     return StoredWork(
         batches=tuple(batch for batch in restored.batches if batch.name == name),
         queued=tuple(task for task in restored.queued if task.ref.batch == name),
         given_back=tuple(task for task in restored.given_back if task.ref.batch == name),
         unpublished=tuple(ref for ref in restored.unpublished if ref.batch == name),
         ended=tuple((ref, status) for ref, status in restored.ended if ref.batch == name),
-        parked=tuple(_own(restored.parked, name)),
+        parked=tuple(p for p in restored.parked if (_is_of(p, name) if name else _general(p))),
     )
 
 
-def _own(parked: tuple[Parking, ...], name: str) -> Iterator[Parking]:
-    for parking in parked:
-        if (parking.scope is Scope.BATCH and parking.name == name) or (
-            parking.scope is Scope.TASK and parking.name.startswith(f"{name}/")
-        ):
-            yield parking
+def _is_of(parking: Parking, name: str) -> bool:
+    """Whether it concerns a batch, or a task of it, alone."""
+    own = parking.scope in {Scope.BATCH, Scope.TASK}
+    return own and parking.name.partition("/")[0] == name
 
 
 def _general(parking: Parking) -> bool:

@@ -1,12 +1,15 @@
-"""The start of an attempt: when a task may begin again that was at work elsewhere,
-what a worker gets when it takes a task up, or why none is to take it up.
+"""The start of an attempt: when a task may begin again that was at work elsewhere, what a
+worker gets when it takes a task up, lessons about its model included, or why none is to take it
+up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -14,21 +17,91 @@ from typing import TypeAlias
 import msgspec
 
 from batchd import pricing, wire
-from batchd.daemon import former_packs
-from batchd.daemon.attempts import scratch_cleanup
-from batchd.daemon.attempts.active import ActiveAttempt
-from batchd.daemon.attempts.lessons import Lessons
-from batchd.daemon.tuning import CurrentConfig
+from batchd.daemon import main_loop, scratch
+from batchd.daemon.active import ActiveAttempt
+from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.writes import DaemonStore
-from batchd.errors import GONE_TASK_KEYS, InputError, NotPossibleError
+from batchd.errors import GONE_TASK_KEYS, ConfigError, InputError, NotPossibleError
 from batchd.events import Resumed, Suspended, TaskStarted, Terms, decode
 from batchd.governor import Governor, ParkDecision
 from batchd.lifecycle import inputs
 from batchd.lifecycle.inputs import End
+from batchd.log import Action, get_logger
 from batchd.records import Batch, Reason, Ref, Secret, Task, TaskStatus, tasks
 from batchd.spool.task_directories import TaskDirectories
-from batchd.store import lookups
-from batchd.store.rows import DispatchedTask
+from batchd.store import lookups, operations
+from batchd.store.rows import DispatchedTask, LearntRefusal
+
+#: A model may have learned meanwhile to take it.
+_KEPT_S = 7 * 86400.0
+#: What becomes of it, in words.
+_FIELD = "batchd leaves that out of its requests from now on, and tries it again in a week"
+_EFFORT = "batchd asks it for the nearest lower effort that it has, or its lowest, and tries this one again in a week"
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Lessons:
+    """What providers refuse, and requests leave out."""
+
+    _current: CurrentConfig
+    _store: DaemonStore
+    #: By model and lesson.
+    _refused: dict[tuple[str, str], LearntRefusal] = field(default_factory=dict)
+
+    def restore(self) -> None:
+        """Take up what earlier daemons noted."""
+        self._refused.update({(r.model, r.lesson): r for r in self._store.read(lookups.refused)})
+
+    def learned(self, seen: Mapping[str, Iterable[str]]) -> None:
+        """Note what a worker has seen models, by name, refuse; log what is new."""
+        for model, lessons in seen.items():
+            known, setting = self.of(model), self._setting(model)
+            for lesson in lessons:
+                if lesson in known or not setting:
+                    continue
+                refused = LearntRefusal(model, lesson, setting, time.time())
+                self._refused[model, lesson] = refused
+                get_logger().info(
+                    Action.MODEL_REFUSES,
+                    model=model,
+                    refuses=lesson,
+                    message=_EFFORT if lesson.startswith("effort:") else _FIELD,
+                )
+                main_loop.spawn(self._store.write(operations.refuse, refused))
+
+    def of(self, model: str) -> tuple[str, ...]:
+        """Return what a model refuses,
+        as long as that is not too long ago and it is called as it was then.
+        """
+        if not any(name == model for name, _ in self._refused):
+            return ()
+        setting, since = self._setting(model), time.time() - _KEPT_S
+        return tuple(
+            refused.lesson
+            for (name, _), refused in self._refused.items()
+            if name == model and refused.setting == setting and refused.at > since
+        )
+
+    def _setting(self, model: str) -> str:
+        """Return what distinguishes how a model is called today from how it was before;
+        empty where it cannot be called.
+        """
+        config = self._current.config
+        try:
+            setup = pricing.setup(model, config, self._current.prices)
+        except ConfigError:
+            return ""
+        base_url = config.providers[setup.provider].base_url
+        called = (
+            base_url.partition("?")[0],
+            setup.api,
+            setup.tools,
+            setup.output_limit_field,
+            setup.json_mode,
+            setup.extra_body,
+        )
+        return hashlib.sha256(msgspec.json.encode(called)).hexdigest()[:16]
+
 
 #: How the journal's text of an answer begins, and of the next attempt.
 _ANSWERED = b'["CallAnswered"'
@@ -40,14 +113,17 @@ PlaceLook: TypeAlias = tuple[str, dict[str, Secret] | NotPossibleError]
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Fences:
-    """The fences at the beginning of a daemon's life: tasks wait behind them.
+class AttemptStarter:
+    """Prepares what a worker needs to take a task up, and knows the fences behind which tasks wait.
 
-    A machine that was cut off, or frozen, may still change their directories. One that is reached
-    has ended its workers with the daemon before this one.
+    A machine that an earlier daemon left them at, and that was cut off, or frozen, may still change
+    their directories. One that is reached has ended its workers with that daemon.
     """
 
+    _current: CurrentConfig
     _store: DaemonStore
+    _governor: Governor
+    _lessons: Lessons
     #: By the monotonic clock.
     _started_at: float = field(default_factory=time.monotonic)
     #: How long each task that was left elsewhere has to wait from then on, in seconds.
@@ -55,28 +131,18 @@ class Fences:
 
     def restore(self) -> None:
         """Take up what the last daemon left."""
+        self._lessons.restore()
         found = self._store.read(lookups.left_at)
         self._fences = {ref: tasks.fence_s(label) for ref, label in found.items()}
 
-    def left_s(self, ref: Ref) -> float:
-        """Return for how long another machine may still work on a task, in seconds."""
-        return self._started_at + self._fences.get(ref, 0.0) - time.monotonic()
-
-    async def passed(self, ref: Ref) -> None:
+    async def fence(self, active: ActiveAttempt) -> None:
         """Return when no other machine works on a task any more."""
-        if (left_s := self.left_s(ref)) > 0:
+        left_s = self._started_at + self._fences.get(active.ref, 0.0) - time.monotonic()
+        if left_s > 0:
+            active.fences("a machine that an earlier daemon left it at", left_s)
             await asyncio.sleep(left_s)
-        self._fences.pop(ref, None)
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class AttemptStarter:
-    """Prepares what a worker needs to take a task up."""
-
-    _current: CurrentConfig
-    _store: DaemonStore
-    _governor: Governor
-    _lessons: Lessons
+            active.fence_s = 0.0
+        self._fences.pop(active.ref, None)
 
     def look(self, task: Task) -> PlaceLook:
         """Look at what a task names on this machine's disks. Blocks. Raises ``SilentPathError``."""
@@ -158,9 +224,9 @@ class AttemptStarter:
             terms=active.terms,
             queued_at=given.queued_at,
             node=active.worker.node,
-            tmp=str(scratch_cleanup.folder(self._current.config, ref)),
+            tmp=str(scratch.folder(self._current.config, ref)),
             base=active.base,
-            lost=former_packs.concern(Path(self._current.config.paths.state), ref),
+            lost=scratch.lost(Path(self._current.config.paths.state), ref),
             base_s=self._current.config.workspace.fetch_timeout_s,
             max_patch_bytes=self._current.config.workspace.max_patch_bytes,
             refused={

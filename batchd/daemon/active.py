@@ -45,9 +45,9 @@ class ActiveAttempt:
     asked_at: float = 0.0
     #: Whether it waits for an answer of ours: until then nothing of it is at work in its worker.
     idle: bool = False
-    flushed: asyncio.Task[None] | None = None
+    flushed: asyncio.Task[object] | None = None
     #: What its worker has said that is yet to become durable.
-    writes: set[asyncio.Task[None]] = field(default_factory=set)
+    writes: set[asyncio.Task[object]] = field(default_factory=set)
     #: Why its call has to wait for long.
     park: ParkDecision | None = None
     #: The durable ends of the attempt.
@@ -70,7 +70,7 @@ class ActiveAttempt:
         """Note that it has made a request, and waits for its answer from now on."""
         self.asked_at, self.idle = asyncio.get_running_loop().time(), True
 
-    def writing(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+    def writing(self, task: asyncio.Task[object]) -> asyncio.Task[object]:
         """Note, and return, what makes something durable that its worker has said."""
         self.writes.add(task)
         task.add_done_callback(self.writes.discard)

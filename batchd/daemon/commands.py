@@ -1,15 +1,15 @@
 """Commands: what the control socket can ask of the daemon, answered in one ``match``.
 
-Each order is durable before it is answered, and leaves one line in the log. What runs again has a
-module of its own, as have the looks of ``status`` and ``check``; what a ``run`` hands over is
-taken up by ``intake.errands``.
+Each order is durable before it is answered, and leaves one line in the log. What runs again is in
+``retry``, the looks of ``status`` and ``check`` in ``status``, what a ``run`` hands over in
+``errands``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,34 +39,26 @@ from batchd.control import (
 )
 from batchd.control.requests import A
 from batchd.control.socket_server import Requester
-from batchd.daemon import main_loop
-from batchd.daemon.attempts.attempts import Attempts
-from batchd.daemon.attempts.bases import Bases
-from batchd.daemon.commands import targets
-from batchd.daemon.commands.check import Checks
-from batchd.daemon.commands.retry import Reruns
-from batchd.daemon.commands.status import Desk
-from batchd.daemon.ends.batches import OpenBatches
-from batchd.daemon.ends.publisher import Publisher
-from batchd.daemon.intake.errands import Errands
+from batchd.daemon import main_loop, targets
+from batchd.daemon.attempts import Attempts
+from batchd.daemon.batches import OpenBatches
+from batchd.daemon.current_config import CurrentConfig, Reloader, shown
+from batchd.daemon.errands import Errands
 from batchd.daemon.listeners import Listener
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.reloading import Reloader, shown
-from batchd.daemon.tuning import CurrentConfig
-from batchd.daemon.waits.circuits import Circuits
-from batchd.daemon.waits.parking_lot import ParkingLot
+from batchd.daemon.parking_lot import ParkingLot
+from batchd.daemon.retry import Reruns
+from batchd.daemon.status import Desk
 from batchd.daemon.writes import DaemonStore
-from batchd.errors import BatchdError, NotPossibleError, UsageError
-from batchd.events import CancelRequested, Event, TaskFinished
+from batchd.errors import BatchdError, UsageError
+from batchd.events import Event, TaskFinished
 from batchd.free_room import STATE, NeededRoom
 from batchd.lifecycle import Lifecycle, inputs, is_of
 from batchd.lifecycle.holds import ALL, DAY, Key
-from batchd.lifecycle.inputs import End
 from batchd.log import Action, detailed, get_logger
 from batchd.records import Cause, Parking, Ref, Scope, TaskStatus
 from batchd.spool import outbox
 from batchd.store import lookups, operations
-from batchd.store.operations import wanted
 
 #: Items of a list that a line of the log shows.
 _SHOWN = 20
@@ -99,16 +91,12 @@ class Commands(Listener):
     _store: DaemonStore
     _outboxes: Outboxes
     _batches: OpenBatches
-    _publisher: Publisher
     _attempts: Attempts
-    _bases: Bases
     _lot: ParkingLot
-    _circuits: Circuits
     _reloader: Reloader
     _reruns: Reruns
     _errands: Errands
     _desk: Desk
-    _checks: Checks
     _waits: list[_EndWait] = field(default_factory=list)
 
     async def carry_out(self, request: ControlRequest[A], by: Requester) -> A:
@@ -164,7 +152,7 @@ class Commands(Listener):
                 return Niced(tasks=len(found), priorities=tuple(sorted({*found})))
             case Retry():
                 await self._ready(by, STATE)
-                return await self._reruns.retry(request, by, self._end)
+                return await self._reruns.retry(request, by)
             case Prune():
                 return await self._prune(request, by)
             case Tune(changes=changes, reset=reset):
@@ -177,7 +165,7 @@ class Commands(Listener):
             case Status():
                 return await self._desk.status(request)
             case Check():
-                return await self._checks.check(request)
+                return await self._desk.check(request)
         raise AssertionError(f"{request} has no answer")
 
     async def _ready(self, by: Requester, needed: NeededRoom | None = None) -> None:
@@ -211,7 +199,7 @@ class Commands(Listener):
         wait = _EndWait(set(refs))
         self._waits.append(wait)
         try:
-            await self._end(refs, order.message, by)
+            await self._attempts.end_all(refs, order.message, by.insist)
             await wait.over.wait()
         finally:
             self._waits.remove(wait)
@@ -227,39 +215,6 @@ class Commands(Listener):
                     wait.cancelled += event.status is TaskStatus.CANCELLED
                     if not wait.left:
                         wait.over.set()
-
-    async def _end(self, refs: Sequence[Ref], message: str, by: Requester | None = None) -> None:
-        """End tasks: those at work at their next durable point,
-        the others now, most of them together. Without ``by`` it is durable that they are to end.
-
-        Once the first are durable the order is, also where its giver leaves. Raises
-        ``WithdrawnError`` before that, and ``NotPossibleError``
-        with what was done where the store takes no more.
-        """
-        active = {each.ref for each in self._attempts.active}
-        wish = CancelRequested(at=time.time(), message=message)
-        # All at once: nothing of them starts any more.
-        orders = (inputs.CancelOrdered(ref, wish) for ref in refs if ref not in active)
-        effects = [effect for each in orders for effect in self._lifecycle.take(each)]
-        ends = [effect for effect in effects if isinstance(effect, End)]
-
-        def stop() -> None:
-            for ref in refs:
-                if ref in active:
-                    self._attempts.cancel(ref, message)
-
-        if not ends:
-            stop()
-            return
-        check = by.insist if by else wanted
-        try:
-            with self._publisher.ending_many():
-                await self._publisher.finish_all(ends, self._store.order, check=check, begun=stop)
-        except NotPossibleError as error:
-            done = sum(not self._lifecycle.open(end.ref) for end in ends)
-            if not done:
-                raise
-            raise NotPossibleError(f"{done:,} tasks are cancelled, no others: {error}") from None
 
     # pause, resume
 
@@ -283,7 +238,7 @@ class Commands(Listener):
         ``held``, and by what.
         """
         await self._ready(by)
-        self._circuits.catch_up()
+        self._lot.catch_up()
         wanted, holders = self._wanted(order)
         resumed = await self._lot.resume(*sorted(wanted))
         left = [
@@ -426,7 +381,7 @@ class Commands(Listener):
         await self._ready(by, _ROOM_TO_PRUNE)
         while await self._store.order(operations.prune, before):
             pass
-        mirrors, mirror_bytes = await self._bases.prune()
+        mirrors, mirror_bytes = await self._attempts.bases.prune()
         return Pruned(
             pruned=sum(each.stored for each in found),
             bytes=sum(each.bytes for each in found),

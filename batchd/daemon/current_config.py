@@ -1,28 +1,117 @@
-"""Another configuration for a running daemon:
-what SIGHUP reads, and what ``tune`` changes over it.
+"""The configuration in force, what each room needs of it in its own terms, and what changes it:
+SIGHUP, and ``tune``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
-from batchd import config as configuration, log
+from batchd import config as configuration, log, wire
 from batchd.config import Config
 from batchd.config.loading import dotted, place_of
-from batchd.daemon import main_loop, tuning
-from batchd.daemon.listeners import Listener
+from batchd.daemon import main_loop
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.tuning import CurrentConfig
-from batchd.errors import BatchdError, UsageError
+from batchd.errors import BatchdError, NotPossibleError, UsageError
 from batchd.governor import Governor
 from batchd.log import Action, get_logger
+from batchd.pool.cluster import ClusterTerms
 from batchd.pool.supervisor import PoolShape, Supervisor
 from batchd.pricing import Prices
+from batchd.records import Endpoint
 from batchd.sandbox import Sandbox
 from batchd.spool import safety
+
+#: An idle worker has nothing else to do: more often would only cost processor time.
+_HEARTBEAT_S = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class CurrentConfig:
+    """The one place where the daemon's parts look the configuration up;
+    only the ``Reloader`` changes it.
+    """
+
+    config: Config
+    prices: Prices
+
+
+def endpoints(config: Config) -> tuple[dict[str, Endpoint], dict[str, str]]:
+    """Return where providers are reached, and why others cannot be."""
+    known: dict[str, Endpoint] = {}
+    missing: dict[str, str] = {}
+    for name in config.providers:
+        try:
+            known[name] = config.endpoint(name)
+        except NotPossibleError as error:
+            missing[name] = str(error)
+    return known, missing
+
+
+def shape(config: Config) -> PoolShape:
+    """Return how large the pool is."""
+    pool, judge = config.pool, config.evaluation.judge_model
+    return PoolShape(
+        processes=pool.processes if pool.engine == "local" else 0,
+        heartbeat_timeout_s=pool.heartbeat_timeout_s,
+        max_tasks_per_process=pool.max_tasks_per_process,
+        max_rss_bytes=pool.max_rss_mb << 20,
+        judge=judge.partition("/")[0] if config.evaluation.by == "judge" else "",
+        machines=pool.machines,
+        folders=tuple(_shared(config)),
+    )
+
+
+def _shared(config: Config) -> Iterator[str]:
+    """Yield the folders that the machines of a pool share."""
+    paths, workspace = config.paths, config.workspace
+    yield paths.outbox
+    yield str(Path(paths.state, "tmp"))
+    if workspace.repos:
+        yield workspace.mirrors
+    yield workspace.root
+    yield from workspace.allow
+
+
+def settings(config: Config, known: Mapping[str, Endpoint]) -> wire.WorkerSettings:
+    """Return what workers need of the configuration."""
+    return wire.WorkerSettings(
+        endpoints=known,
+        sandbox=config.sandbox_policy(),
+        agents_per_process=config.pool.agents_per_process,
+        heartbeat_s=min(_HEARTBEAT_S, config.pool.heartbeat_timeout_s / 4),
+        each_step=config.log.level == "debug",
+        keys={
+            name: wire.KeySource(
+                config.providers[name].api_key_env, config.providers[name].api_key_file
+            )
+            for name, endpoint in known.items()
+            # Keys in other places stand in the configuration, and do not travel either.
+            if not any(replace(endpoint, api_key="").secrets())
+        },
+    )
+
+
+def cluster(current: CurrentConfig) -> ClusterTerms:
+    """Return how many workers there may be on a Ray cluster, and what each takes."""
+    config, ray = current.config, current.config.ray
+    return ClusterTerms(
+        address=ray.address,
+        token_file=ray.token_file,
+        least=min(ray.min_processes, config.pool.processes),
+        most=config.pool.processes,
+        agents_per_process=config.pool.agents_per_process,
+        cpus=ray.cpus_per_process,
+        memory_bytes=ray.memory_mb_per_process << 20,
+        folders=tuple(_shared(config)),
+        policy=config.sandbox_policy(),
+        lease_s=config.pool.heartbeat_timeout_s,
+    )
+
 
 Place = tuple[str, ...]
 
@@ -51,7 +140,6 @@ class Reloader:
 
     _current: CurrentConfig
     _governor: Governor
-    _listeners: Sequence[Listener]
     _pool: Supervisor
     _outboxes: Outboxes
     #: Returns the configuration as it stands in its file; None: there is none.
@@ -142,12 +230,12 @@ class Reloader:
             Sandbox(config.sandbox_policy())  # as at the start: never without a working one
         log.hide(config.hidden())
         prices = Prices(config.models)
-        endpoints, missing = tuning.endpoints(config)
+        known, missing = endpoints(config)
         self._current.config, self._current.prices = config, prices
-        for listener in self._listeners:
+        for listener in main_loop.listeners():
             listener.config_changed(config)
         self._governor.retune(config, missing)
-        self._pool.retune(self._shape(config), tuning.settings(config, endpoints))
+        self._pool.retune(self._shape(config), settings(config, known))
         main_loop.wake()
 
 
@@ -180,12 +268,7 @@ def _fixed(place: Place) -> str:
 
 def _late(old: Config, new: Config) -> list[str]:
     """Return the keys in which the two differ, and which are read at the start alone."""
-
-    def value(config: Any, place: Place) -> Any:
-        for key in place:
-            config = getattr(config, key)
-        return config
-
     places = [place for place in _FIXED if place != ("paths",)]
     places += [("paths", "inbox"), ("paths", "state")]
-    return [dotted(place) for place in places if value(old, place) != value(new, place)]
+    values = {place: attrgetter(".".join(place)) for place in places}
+    return [dotted(place) for place, value in values.items() if value(old) != value(new)]

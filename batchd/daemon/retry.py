@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -19,12 +19,12 @@ from batchd.config import Config, providers
 from batchd.config.providers import model_problem
 from batchd.control import NewRun, Retried, Retry
 from batchd.control.socket_server import Requester
-from batchd.daemon import main_loop
-from batchd.daemon.commands import targets
-from batchd.daemon.commands.targets import OrderTarget
-from batchd.daemon.ends.batches import OpenBatches
+from batchd.daemon import main_loop, targets
+from batchd.daemon.attempts import Attempts
+from batchd.daemon.batches import OpenBatches
+from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.tuning import CurrentConfig
+from batchd.daemon.targets import OrderTarget
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import BatchdError, Problem, StoreError, TaskFileError, UsageError
 from batchd.lifecycle import Lifecycle
@@ -40,9 +40,6 @@ from batchd.words import listed
 
 #: Tasks that are read in one go, before others get their turn.
 _CHUNK = 200
-
-#: Cancels tasks that have not ended, with what their results say.
-EndThem: TypeAlias = Callable[[Sequence[Ref], str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +63,11 @@ class Reruns:
     _store: DaemonStore
     _outboxes: Outboxes
     _batches: OpenBatches
+    _attempts: Attempts
 
-    async def retry(self, order: Retry, by: Requester, end: EndThem) -> Retried:
+    async def retry(self, order: Retry, by: Requester) -> Retried:
         """Run batches or tasks again. With another model, tasks that wait for one that is gone run
-        again too: ``end`` cancels them, once the new run is durable.
+        again too: they are cancelled once the new run is durable.
 
         An order that is given twice with one claim, as its answer was lost, runs once. What is
         stored and reserved for it carries this state directory's mark, by which a later daemon
@@ -99,7 +97,7 @@ class Reruns:
             name = made[c].name
             again = (Ref(target.batch.name, task) for task in store.read(lookups.tasks, name))
             if left := [ref for ref in again if self._lifecycle.open(ref)]:
-                await end(left, f"it runs again in {name}, with {model}")
+                await self._attempts.end_all(left, f"it runs again in {name}, with {model}")
         runs = tuple(
             NewRun(
                 batch=batch.name,
@@ -120,10 +118,7 @@ class Reruns:
         Raises ``NotPossibleError`` where store or outbox takes nothing: a run that waited for them
         would surprise who has given up on it, and be paid for.
         """
-        outside = Path(plan.batch.outbox)
-        await self._store.ordered(
-            lambda: self._outboxes.promptly(partial(outbox.try_out, outside), str(outside))
-        )
+        await self._batches.try_out(plan.batch.outbox)
         named = await self._store.ordered(partial(self._batches.folders.reserve, plan.batch))
         check = by.insist if by else wanted
         try:
@@ -142,15 +137,10 @@ class Reruns:
         except OSError:
             # It is durable by now, and so is the answer:
             # the request follows when the outbox takes it.
-            main_loop.spawn(self._bring(batch, publish))
+            main_loop.spawn(self._batches.bring(batch, plan.data))
         else:
             self._batches.moved(batch.name)
         return batch
-
-    async def _bring(self, batch: Batch, publish: Callable[[], None]) -> None:
-        """Write a run's request into its folder as soon as that is possible."""
-        await self._outboxes.on_disk(publish, batch=batch)
-        self._batches.moved(batch.name)
 
     def torn(self, batches: Iterable[Batch]) -> list[Batch]:
         """Return those of a killed daemon's runs whose request had
@@ -171,8 +161,7 @@ class Reruns:
                 for task in self._store.read(lookups.tasks, batch.name)
             ]
             data = _written(batch, tasks)
-        request = Path(batch.folder, batch.request)
-        await self._bring(batch, partial(outbox.publish, request, data, replace=True))
+        await self._batches.bring(batch, data)
 
     async def _plan(self, target: OrderTarget, claim: str, *, failed: bool, model: str) -> _Plan:
         """Return what a run consists of. Raises ``UsageError``, ``TaskFileError``."""

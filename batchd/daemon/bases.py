@@ -24,10 +24,10 @@ from batchd.children import ChildBugError, ChildDiedError, Children
 from batchd.config import Config
 from batchd.control.status import Fetching
 from batchd.daemon import main_loop
-from batchd.daemon.ends.publisher import Publisher
+from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.listeners import Listener
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.tuning import CurrentConfig
+from batchd.daemon.publisher import Publisher
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.inputs import End
 from batchd.log import Action, get_logger
@@ -66,7 +66,8 @@ class Bases(Listener):
     _lifecycle: Lifecycle
     _publisher: Publisher
     _outboxes: Outboxes
-    _children: Children
+    #: Those that fetch.
+    children: Children = field(default_factory=lambda: fetchers())
     #: What there is: where its mirror lies and the commit; or why it cannot be had.
     _known: dict[_Wanted, Base | str] = field(default_factory=dict)
     #: What is being fetched, and since when.
@@ -226,7 +227,7 @@ class Bases(Listener):
         async with self._turns:
             await code.insist("works on mirrors")
             outcome = await carried_out(
-                self._children, job, 2 * workspace.fetch_timeout_s + _GRACE_S
+                self.children, job, 2 * workspace.fetch_timeout_s + _GRACE_S
             )
         if outcome.errno and self._open(pin.batch):
             needs = {workspace.mirrors: free_room.MIRRORS}

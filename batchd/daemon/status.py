@@ -1,0 +1,456 @@
+"""How the daemon stands: for ``status``, for ``status.json`` in the outbox, and for ``check``,
+which says what would fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+from batchd import __version__, catalog, decoders, pauses, results, users
+from batchd.config import Config
+from batchd.control import (
+    Check,
+    Checked,
+    CheckLine,
+    DaemonStatus,
+    ModelWarning,
+    ShownParking,
+    Status,
+    status,
+)
+from batchd.control.requests import DaemonProcess, SettingsInForce
+from batchd.daemon import main_loop
+from batchd.daemon.attempts import Attempts
+from batchd.daemon.batches import OpenBatches
+from batchd.daemon.current_config import CurrentConfig, Reloader
+from batchd.daemon.outboxes import Outboxes
+from batchd.daemon.troubles import Tries
+from batchd.daemon.writes import DaemonStore
+from batchd.errors import GONE_FIELDS, BatchdError, StoreError, UsageError
+from batchd.formats import (
+    StatusBatchV1,
+    StatusDaemonV1,
+    StatusDayV1,
+    StatusTasksV1,
+    StatusTroubleV1,
+    StatusV1,
+    StatusWaitV1,
+)
+from batchd.governor import Governor
+from batchd.lifecycle import Lifecycle
+from batchd.log import Action, get_logger
+from batchd.masking import Masker
+from batchd.pauses import aside
+from batchd.records import Scope, TaskStatus
+from batchd.spool import outbox
+from batchd.spool.outbox import StrangeOutboxError
+from batchd.store.queries import StoreReader
+from batchd.store.rows import BatchRow
+
+#: A question about more batches is cut: an answer is one line.
+_MAX_BATCHES = 1000
+#: By trouble, what `check` calls the folder that it concerns.
+_FOLDERS: Mapping[str, str] = {
+    Action.INBOX_TROUBLE: "inbox",
+    Action.OUTBOX_TROUBLE: "outbox",
+    Action.STORE_TROUBLE: "state",
+}
+#: Of ``status.json``: between two looks, and so the least between two writes.
+_LOOK_S = 5.0
+#: It is written again after so long without news, in seconds, …
+_AGAIN_S = 30.0
+#: … and a reader who finds it older than this takes the daemon for dead.
+_STALE_S = 60
+#: Batches that have not ended, and others, that are listed.
+_OPEN = 200
+_ENDED = 20
+#: What the last word may take: an outbox that hangs holds up no end.
+_END_S = 2.0
+
+
+class HostCheck(Protocol):
+    """A look at everything that a configuration names, with the rights of its process. Blocks."""
+
+    def __call__(
+        self, settings: Config, *, offline: bool, models: Iterable[str] = ()
+    ) -> Iterator[CheckLine]:
+        """Yield a line for each thing; ``models``: those in use beside the configuration's own."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Desk:
+    """Says what the daemon does right now, and what would fail; the listeners' ``StatusDesk``."""
+
+    _current: CurrentConfig
+    _lifecycle: Lifecycle
+    _store: DaemonStore
+    _governor: Governor
+    _batches: OpenBatches
+    _attempts: Attempts
+    _reloader: Reloader
+    #: What ``check`` looks with; None: this daemon knows how it stands, and not how to look.
+    _host_check: HostCheck | None
+    #: Whether what is dropped is taken up.
+    _watching: bool
+    #: ``Config.conditions`` as it began, where it works for ``batchd run`` alone:
+    #: to ask for them reads key files.
+    _conditions: str = ""
+    _started_at: float = field(default_factory=time.time)
+    #: The look under way, for all who ask meanwhile:
+    #: each takes a trial of the sandbox, and asks every provider.
+    _under_way: dict[bool, asyncio.Future[tuple[CheckLine, ...]]] = field(default_factory=dict)
+
+    async def status(self, request: Status) -> DaemonStatus:
+        """Return how the daemon does, and the batches that are asked for.
+
+        Raises ``StoreError``.
+        """
+        last = max(0, min(request.last, _MAX_BATCHES))
+        rows: tuple[status.ListedBatch, ...] = ()
+        if last or request.batch:
+            rows = await asyncio.to_thread(_listed, self._store.path, last, request.batch)
+        return msgspec.structs.replace(
+            self.standing(),
+            rows=rows,
+            retiring=tuple(self._ending()),
+            running=tuple(
+                status.RunningTask(
+                    task=str(a.ref),
+                    attempt=a.attempt,
+                    worker=a.worker.pid or None,
+                    node=a.worker.node,
+                    step=a.step,
+                    detail=a.detail,
+                    since=a.since,
+                )
+                for a in self._attempts.active
+            ),
+        )
+
+    def standing(self) -> DaemonStatus:
+        """Return how the daemon stands, without single tasks and models."""
+        given_back = self._lifecycle.given_back
+        return DaemonStatus(
+            pid=os.getpid(),
+            version=__version__,
+            started_at=self._started_at,
+            draining=main_loop.current().closing,
+            watching=self._watching,
+            outbox=self._current.config.paths.outbox,
+            conditions=self._conditions,
+            batches=status.BatchCounts(open=len(self._batches)),
+            tasks=status.TaskCounts(
+                queued=self._lifecycle.waiting - given_back,
+                parked=given_back,
+                running=len(self._attempts.active),
+                waiting=self._governor.waiting,
+            ),
+            slots=self._attempts.pool.agents,
+            providers=decoders.convert(self._governor.figures(), dict[str, status.ProviderStatus]),
+            day=status.DayStatus(**self._governor.money.figures()),
+            parked=tuple(map(ShownParking.of, self._lifecycle.holds.parkings)),
+            troubles=self._store.troubles.open,
+            fetching=self._attempts.bases.fetching,
+            workers=tuple(
+                status.WorkerStatus(
+                    pid=w.pid or None,
+                    node=w.node,
+                    tasks=len(w.tasks),
+                    rss=w.rss,
+                    tasks_done=w.tasks_done,
+                )
+                for w in self._attempts.pool.workers
+            ),
+            unfit={
+                name: str(machine.trouble[0])
+                for name, machine in self._attempts.pool.machines.items()
+                if machine.trouble
+            },
+        )
+
+    def trying(self, action: Action) -> Tries:
+        """Return what notes that some work fails, and when it works again."""
+        return self._store.troubles.trying(action)
+
+    def _ending(self) -> Iterator[ModelWarning]:
+        """Yield the models in use, by tasks that have not ended or by default, that end soon."""
+        config, today = self._current.config, catalog.today()
+        named = {
+            config.agent.model: "[agent] model and its task files",
+            config.evaluation.judge_model: "[evaluation] judge_model",
+        }
+        for model in dict.fromkeys((*named, *sorted(self._lifecycle.models()))):
+            provider = config.providers.get(model.partition("/")[0])
+            end = catalog.end(model, provider.base_url) if provider else None
+            if end is not None and end.due(today):
+                day = end.on.isoformat() if end.on else None
+                fix = f"{end.fix}, in {named.get(model, 'its task files')}"
+                yield ModelWarning(end.model, day, end.words(today), fix)
+
+    async def check(self, request: Check) -> Checked:
+        """Look at everything, and return what there is to say."""
+        if request.live:
+            raise UsageError(GONE_FIELDS["check live"])
+        looked = await self._looked(offline=request.offline)
+        return Checked(
+            process=_process(),
+            settings=await aside(self._settings, "check"),
+            lines=(*looked, *self._parked(), *self._troubled(looked)),
+        )
+
+    async def _looked(self, *, offline: bool) -> tuple[CheckLine, ...]:
+        if self._host_check is None:
+            return ()
+        look = self._under_way.get(offline)
+        if look is None:
+            config, models = self._current.config, tuple(sorted(self._lifecycle.models()))
+            look = asyncio.ensure_future(
+                aside(lambda: self._found(config, models, offline=offline), "check")
+            )
+            self._under_way[offline] = look
+            look.add_done_callback(lambda _: self._under_way.pop(offline))
+        # Who goes away takes it from no one else.
+        return await asyncio.shield(look)
+
+    def _found(
+        self, config: Config, models: tuple[str, ...], *, offline: bool
+    ) -> tuple[CheckLine, ...]:
+        assert self._host_check is not None, "there is one"
+        masker = Masker(config.hidden())
+        found = self._host_check(config, offline=offline, models=models)
+        return tuple(
+            CheckLine(line.verdict, line.what, masker.text(line.detail), masker.text(line.mend))
+            for line in found
+        )
+
+    def _settings(self) -> SettingsInForce:
+        """Return what is in force, and how its file differs by now."""
+        config, unread = self._current.config, ""
+        stale: list[str] = []
+        late: list[str] = []
+        try:
+            stale, late = self._reloader.unlike()
+        except BatchdError as error:
+            unread = str(error)
+        return SettingsInForce(
+            file=config.file,
+            paths={
+                "inbox": config.paths.inbox,
+                "outbox": config.paths.outbox,
+                "state": config.paths.state,
+            },
+            stale=tuple(stale),
+            late=tuple(late),
+            unread=unread,
+            overrides=self._reloader.overrides,
+        )
+
+    def _parked(self) -> Iterator[CheckLine]:
+        """Yield the providers and models that are out of order, as calls have found."""
+        holds = self._lifecycle.holds
+        for name in holds.outages():
+            scope = Scope.of(name)
+            for cause, parking in holds.causes((scope, name)).items():
+                if cause.reason:
+                    said = f"{name} is parked, {cause}: {parking.message}"
+                    resume = f"batchd resume --{scope} {name}"
+                    retry = "batchd retry --failed --model PROVIDER/MODEL BATCH"
+                    yield CheckLine("failed", f"{scope} {name}", said, cause.fix(resume, retry))
+
+    def _troubled(self, looked: Iterable[CheckLine]) -> Iterator[CheckLine]:
+        """Yield what the daemon cannot do at this time, unless a look has found the same."""
+        found = {(line.what, line.mend) for line in looked}
+        for trouble in self._store.troubles.open:
+            if (_FOLDERS.get(trouble.what), trouble.mend) in found:
+                continue
+            what = trouble.what.replace("_", " ")
+            yield CheckLine("failed", what, trouble.message, trouble.mend)
+
+
+def _listed(store: Path, last: int, batch: str) -> tuple[status.ListedBatch, ...]:
+    """Return a batch, or without a name so many of the newest. Raises ``StoreError``."""
+    with StoreReader(store) as reader:
+        found = [reader.batch(batch)] if batch else reader.batches(limit=last)
+        return tuple(map(_row, found))
+
+
+def _row(row: BatchRow) -> status.ListedBatch:
+    batch = row.batch
+    return status.ListedBatch(
+        name=batch.name,
+        folder=batch.folder,
+        request=batch.request,
+        received_at=batch.received_at,
+        rejected=bool(row.problems),
+        **{f: getattr(row, f) for f in status.ListedBatch.__struct_fields__ if hasattr(row, f)},
+    )
+
+
+def _process() -> DaemonProcess:
+    uid = os.geteuid()
+    return DaemonProcess(
+        pid=os.getpid(),
+        version=__version__,
+        uid=uid,
+        user=users.user(uid),
+        groups=tuple(map(users.group, dict.fromkeys((os.getegid(), *os.getgroups())))),
+    )
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class StatusFile:
+    """``status.json`` in the outbox, for who may read that, and not the state: written where
+    something has changed, or it would go stale.
+    """
+
+    _desk: Desk
+    _store: DaemonStore
+    _outboxes: Outboxes
+    #: As it was written last, without its moment; when, and after how many commits.
+    _written: StatusV1 | None = None
+    _at: float = 0.0
+    _commits: int = -1
+    #: Why it could not be written; empty: it could.
+    _problem: str = ""
+
+    async def keep(self) -> None:
+        """Look for ever."""
+        while True:
+            await self._look()
+            await pauses.pause(_LOOK_S)
+
+    async def stop(self) -> None:
+        """Write for the last time; ``keep`` has ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_S):
+                await self._look(stopped=True)
+
+    async def _look(self, *, stopped: bool = False) -> None:
+        status, commits = self._standing(stopped=stopped), self._store.writer.commits
+        last, fresh = self._written, time.monotonic() - self._at < _AGAIN_S
+        # Where nothing was stored the batches are as they were, and are not looked up.
+        quiet = last is not None and fresh and commits == self._commits
+        if quiet and last and status == msgspec.structs.replace(last, batches=(), left_out=0):
+            return
+        if not self._store.writer.presence.holds():
+            return  # a reader would make a log beside the file that is in its place
+        try:
+            batches = await aside(partial(_batches, self._store.path), "status")
+        except (StoreError, RuntimeError):  # without a thread: the next look may have one
+            return
+        unended = sum(batch.finished_at is None for batch in batches)
+        standing = self._desk.standing()
+        left_out = max(0, standing.batches.open - unended)
+        status = msgspec.structs.replace(status, batches=batches, left_out=left_out)
+        self._commits = commits
+        if status == last and fresh:
+            return
+        folder = standing.outbox
+        said = msgspec.structs.replace(status, at=results.timestamp(time.time()))
+        text = results.as_text(said).encode()
+        write = partial(outbox.publish_status, folder, text, sweep=last is None)
+        try:
+            await self._outboxes.promptly(write, folder, make=False)
+        except (FileNotFoundError, StrangeOutboxError):
+            return  # the first batch makes the outbox, or says whose it is
+        except OSError as error:
+            # What keeps results from the outbox is another's to report; this may be a folder of
+            # that name, say.
+            if str(error) != self._problem:
+                get_logger().warning(Action.STATUS_UNWRITTEN, message=str(error))
+            self._problem = str(error)
+        else:
+            self._problem, self._written, self._at = "", status, time.monotonic()
+
+    def _standing(self, *, stopped: bool) -> StatusV1:
+        """Return how the daemon stands, without moment and batches: it costs next to nothing."""
+        standing = self._desk.standing()
+        day = standing.day
+        assert day is not None, "this daemon says it"
+        state: Literal["running", "draining", "stopped"] = "stopped" if stopped else "running"
+        if standing.draining and not stopped:
+            state = "draining"
+        return StatusV1(
+            schema="batchd/status/1",
+            at="",
+            stale_after_s=_STALE_S,
+            daemon=StatusDaemonV1(
+                pid=standing.pid,
+                version=standing.version,
+                started_at=results.timestamp(standing.started_at),
+                state=state,
+            ),
+            slots=standing.slots,
+            tasks=StatusTasksV1(
+                queued=standing.tasks.queued,
+                running=standing.tasks.running,
+                parked=standing.tasks.parked,
+            ),
+            day=StatusDayV1(
+                limit_usd=day.limit_usd or None,
+                spent_usd=day.spent_usd,
+                reserved_usd=day.reserved_usd,
+            ),
+            waits=_waits(standing.parked),
+            troubles=tuple(
+                StatusTroubleV1(what=trouble.what, since=results.timestamp(trouble.since))
+                for trouble in standing.troubles
+            ),
+            batches=(),
+            left_out=0,
+        )
+
+
+def _waits(parkings: tuple[ShownParking, ...]) -> tuple[StatusWaitV1, ...]:
+    """Return what waits, by kind: neither whose key is refused, nor in which words."""
+    counted: dict[tuple[str, str, str | None], list[float]] = {}
+    for each in parkings:
+        own = each.scope in {Scope.BATCH, Scope.TASK}
+        batch = each.name.partition("/")[0] if own else None
+        counted.setdefault((each.scope, each.cause, batch), []).append(each.since)
+    return tuple(
+        StatusWaitV1(
+            scope=scope,
+            cause=cause,
+            batch=batch,
+            count=len(since),
+            since=results.timestamp(min(since)),
+        )
+        for (scope, cause, batch), since in counted.items()
+    )
+
+
+def _batches(store: Path) -> tuple[StatusBatchV1, ...]:
+    """Return the batches, newest first. Raises ``StoreError``."""
+    with StoreReader(store) as reader:
+        unended = reader.batches(limit=_OPEN, unpublished=True)
+        names = {row.batch.name for row in unended}
+        latest = reader.batches(limit=_ENDED + len(unended))
+    ended = [row for row in latest if row.published_at is not None]
+    rows = [*unended, *(row for row in ended[:_ENDED] if row.batch.name not in names)]
+    rows.sort(key=lambda row: row.batch.received_at, reverse=True)
+    return tuple(map(_batch, rows))
+
+
+def _batch(row: BatchRow) -> StatusBatchV1:
+    return StatusBatchV1(
+        batch=row.batch.name,
+        status=row.status,
+        received_at=results.timestamp(row.batch.received_at),
+        finished_at=None if row.published_at is None else results.timestamp(row.published_at),
+        counts={status: count for status in TaskStatus if (count := getattr(row, status))},
+        total=row.tasks,
+        total_tokens=row.tally.total_tokens,
+        cost=row.tally.cost_usd,
+        unsettled=row.tally.unsettled_usd,
+    )
