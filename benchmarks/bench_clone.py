@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from batchd.records import Base, Origin, SandboxPolicy
 from batchd.sandbox import Sandbox
-from batchd.workspace import clones, mirrors
-from batchd.workspace.mirrors import FetchJob
+from batchd.workspace import clones, fetching, patches
+from batchd.workspace.fetching import FetchJob
 
 BOUND = 1.3
 FILES, ROUNDS = 2000, 15
@@ -76,7 +76,7 @@ async def ours_s(sandbox: Sandbox, base: Base, target: Path) -> tuple[float, flo
         cloned = time.perf_counter() - began
         await place.run(["sh", "-c", "echo x >> d0/f0.txt"], timeout_s=10.0)
         began = time.perf_counter()
-        patch = await clones.changed(place, base, 10 << 20)
+        patch = await patches.changed(place, base, 10 << 20)
         assert [change.path for change in patch.changes] == ["d0/f0.txt"], patch.problem
         return cloned, time.perf_counter() - began
 
@@ -105,7 +105,7 @@ async def main() -> int:
             max_bytes=1 << 30,
         )
         began = time.perf_counter()
-        commit = await mirrors.fetched(job)
+        commit = await fetching.fetched(job)
         mirrored = time.perf_counter() - began
         base = Base(origin=origin, mirror=str(kept), commit=commit, branch="batchd/b/001")
         sandbox, pairs, patches = Sandbox(_POLICY), [], []

@@ -49,7 +49,7 @@ from batchd.records import (
 )
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState
-from batchd.workspace import clones
+from batchd.workspace import patches
 
 #: The share of a limit that is used by then (the design's number).
 _WARN_SHARE = 0.8
@@ -301,7 +301,7 @@ class Performer:
         run = self._journal.run
         secret = bool(self._task.secrets)
         try:
-            patch = await clones.changed(
+            patch = await patches.changed(
                 self._place, base, run.max_patch_bytes, run.base_s, secret=secret
             )
         except SandboxError as error:

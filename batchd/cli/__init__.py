@@ -19,7 +19,8 @@ from typing import Any
 from batchd import __version__, processes
 from batchd.cli import refusals, surroundings
 from batchd.console import columns_of, hanging
-from batchd.errors import GONE_COMMANDS, GONE_OPTIONS, BatchdError, ForbiddenError, UsageError
+from batchd.errors import BatchdError, ForbiddenError, UsageError
+from batchd.gone import GONE_COMMANDS, GONE_OPTIONS
 from batchd.log import escape
 
 #: Each command with its line in the help; empty: it is an order, whose class has it.

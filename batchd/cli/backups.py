@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _back_up(args: argparse.Namespace) -> int:
-    from batchd.store import database_file  # `--help` need not load SQLite
+    from batchd.store import backups
 
     path = formatting.store_path(formatting.state_directory(args.config))
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -81,7 +81,7 @@ def _back_up(args: argparse.Namespace) -> int:
     if args.target and not target.parent.is_dir():
         folder = escape(str(target.parent))
         raise UsageError(f"{folder} is not a directory: make it, or name another file")
-    size = database_file.back_up(path, target)
+    size = backups.back_up(path, target)
     print(escape(f"{target}: {size:,} bytes"))
     return 0
 
@@ -90,9 +90,9 @@ def _restore(args: argparse.Namespace) -> int:
     import asyncio  # a copy needs nothing of all this, and `--help` need not load the daemon
 
     from batchd.daemon import lock, reconcile
-    from batchd.spool import claims, safety
+    from batchd.spool import claims, home, safety
     from batchd.spool.outbox import OwnOutboxes, StrangeOutboxError
-    from batchd.store import database_file
+    from batchd.store import backups
 
     settings = formatting.settings(args.config)
     state = Path(settings.paths.state)
@@ -103,16 +103,16 @@ def _restore(args: argparse.Namespace) -> int:
     safety.refuse_seen(settings)
     held = lock.acquire(state)
     try:
-        if safety.lived_in(state):
-            raise NotPossibleError(safety.away_from_home(state))
+        if home.lived_in(state):
+            raise NotPossibleError(home.away_from_home(state))
         if args.as_is:
             if args.yes:
-                safety.settle_home(state)
+                home.settle_home(state)
             becomes = "is" if args.yes else "would become"
             said = f"{state} {becomes} the home of this state directory."
             _print(args, {"home": str(state.resolve())}, [said])
             return 0
-        draft = database_file.fresh(path) if args.new else database_file.draft(source, path)
+        draft = backups.fresh(path) if args.new else backups.draft(source, path)
         try:
             plan = asyncio.run(_work(draft, settings, do=args.yes, moved=args.moved))
             former = None
@@ -120,10 +120,10 @@ def _restore(args: argparse.Namespace) -> int:
                 # Before the exchange:
                 # a daemon that starts after a crash must not take them for new.
                 reconcile.set_aside(plan, state)
-                former = database_file.put_in_place(draft, path)
-                safety.settle_home(state)
+                former = backups.put_in_place(draft, path)
+                home.settle_home(state)
         finally:
-            database_file.discard(draft)
+            backups.discard(draft)
     finally:
         lock.release(held)
     found = {

@@ -235,19 +235,19 @@ def refusals(state: Path) -> Iterator[str]:
     """Yield why, each with what to do. No daemon may be running there."""
     import sqlite3  # orders need none of this
 
-    from batchd.spool import safety
-    from batchd.store import side_files
+    from batchd.spool import home
+    from batchd.store import witness
     from batchd.store.database_file import reading
 
     if not state.is_dir():
         return
-    if problem := safety.away_from_home(state):
+    if problem := home.away_from_home(state):
         yield problem
     path = formatting.store_path(state)
     try:
-        side_files.check_there(path)
+        witness.check_there(path)
         if path.exists() and path.stat().st_size:
-            side_files.check_held(path, reading(path))
+            witness.check_held(path, reading(path))
     except StoreError as error:
         yield str(error)
     except (sqlite3.Error, OSError):

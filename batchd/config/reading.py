@@ -34,7 +34,8 @@ from typing import (
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-from batchd.errors import GONE_KEYS, GONE_NOTIFY_WORDS, Problem
+from batchd.errors import Problem
+from batchd.gone import GONE_KEYS, GONE_NOTIFY_WORDS
 
 Place: TypeAlias = tuple[str | int, ...]
 _Section = TypeVar("_Section", bound="Section")

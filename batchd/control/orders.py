@@ -18,7 +18,8 @@ import msgspec
 from batchd import decoders, words
 from batchd.control.requests import A, Field, Order
 from batchd.control.status import ShownParking
-from batchd.errors import GONE_TASK_KEYS, UsageError
+from batchd.errors import UsageError
+from batchd.gone import GONE_TASK_KEYS
 from batchd.log import escape
 from batchd.records import Parking, Scope, TargetCounts
 from batchd.spool.ulid import ulid

@@ -19,7 +19,8 @@ from batchd.control.client import NAME, address
 from batchd.control.orders import ORDERS
 from batchd.control.requests import A, Check, ControlRequest, Detach, Submit
 from batchd.control.status import Status
-from batchd.errors import GONE_COMMANDS, BatchdError, UsageError, WithdrawnError
+from batchd.errors import BatchdError, UsageError, WithdrawnError
+from batchd.gone import GONE_COMMANDS
 from batchd.log import Action, get_logger
 
 #: By its verb, what can be asked.

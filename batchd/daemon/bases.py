@@ -35,7 +35,8 @@ from batchd.pool import code
 from batchd.records import Base, Batch, Cause, HoldKey, Origin, Reason, Ref, Scope, TaskStatus
 from batchd.silent_paths import SilentPathError
 from batchd.spool.task_directories import TaskDirectories
-from batchd.workspace.mirrors import FetchJob, FetchOutcome, Mirror, Pin
+from batchd.workspace.fetching import FetchJob, FetchOutcome
+from batchd.workspace.mirrors import Mirror, Pin
 
 #: So many are fetched at a time.
 _AT_ONCE = 4
@@ -243,7 +244,7 @@ class Bases(Listener):
 
 def fetchers() -> Children:
     """Return the children that fetch."""
-    return Children("batchd.workspace.mirrors", keep_s=_IDLE_S, variables=_VARIABLES)
+    return Children("batchd.workspace.fetching", keep_s=_IDLE_S, variables=_VARIABLES)
 
 
 async def carried_out(children: Children, job: FetchJob, timeout_s: float) -> FetchOutcome:

@@ -40,18 +40,18 @@ from batchd.daemon.troubles import TroubleLog
 from batchd.daemon.turns import Turns
 from batchd.daemon.writes import DaemonStore
 from batchd.governor import Governor
-from batchd.governor.outages import News
+from batchd.governor.news import News
 from batchd.lifecycle import Lifecycle
 from batchd.log import Action, get_logger
 from batchd.pool import threads
 from batchd.pool.cluster import Cluster
+from batchd.pool.disks import AllDiskThreads
 from batchd.pool.local import LocalEngine
 from batchd.pool.supervisor import PoolShape, Supervisor
-from batchd.pool.threads import AllDiskThreads
 from batchd.pricing import Prices
 from batchd.records import Batch
 from batchd.sandbox import Sandbox
-from batchd.spool import claims, safety, taskfile
+from batchd.spool import claims, home, safety, taskfile
 from batchd.spool.inbox import Inbox
 from batchd.spool.outbox import OwnOutboxes
 from batchd.spool.ulid import ulid
@@ -173,7 +173,7 @@ class Daemon:
         after_crash = lock.left_behind(state)
         held = lock.acquire(state)
         undo.callback(lock.release, held)
-        safety.enter_home(state)
+        home.enter_home(state)
         undo.callback(claims.keep_mark, state, claims.mark(state))
         if self._work:
             scratch.insist_without_packs(state, drop=self._drop_packs)

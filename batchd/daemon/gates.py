@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol
 
-from batchd import pricing
+from batchd import terms
 from batchd.daemon import main_loop
 from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import OpenBatches
@@ -311,7 +311,7 @@ class FirstCalls:
         """Return the first call of a task as cheap as it may be; None where that cannot be said."""
         task = self._store.read(lookups.find_task, ref)
         try:
-            setup = pricing.setup(task.model, self._current.config, self._current.prices)
+            setup = terms.setup(task.model, self._current.config, self._current.prices)
         except InputError:
             return None
         output, window = task.limits.max_output_tokens, setup.context_window

@@ -5,6 +5,7 @@ what is done there waits for disks that hang or are full, and hurts no other out
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from batchd import silent_paths
 from batchd.daemon.troubles import TROUBLE_S, TroubleLog, TroubleSubject
 from batchd.errors import NotPossibleError
 from batchd.log import Action
-from batchd.pool.threads import AllDiskThreads, silent
+from batchd.pool.disks import AllDiskThreads
 from batchd.records import Batch
 from batchd.silent_paths import SilentPathError
 from batchd.spool import outbox
@@ -75,7 +76,7 @@ class Outboxes:
             async with asyncio.timeout(HANGS_S):
                 return await doing
         except TimeoutError:
-            raise silent(folder) from None
+            raise _silent(folder) from None
 
     async def on_disk(self, work: Callable[[], T], batch: Batch) -> T:
         """Do something in a batch's folder, again and again where it cannot be done; others go on
@@ -113,7 +114,7 @@ class Outboxes:
             await asyncio.wait({doing}, timeout=HANGS_S)
             if not doing.done():
                 with self.troubles.trying(Action.OUTBOX_TROUBLE) as tries:
-                    tries.failed(silent(folder), TroubleSubject(outbox=folder))
+                    tries.failed(_silent(folder), TroubleSubject(outbox=folder))
                     await asyncio.wait({doing})
             return await doing
         finally:
@@ -166,3 +167,8 @@ class Outboxes:
         except OSError:
             whole = True
         return TroubleSubject(outbox=folder) if whole else TroubleSubject(batch=batch.name)
+
+
+def _silent(folder: str) -> OSError:
+    """Return what is said of an outbox that hangs."""
+    return OSError(errno.ETIMEDOUT, "the outbox does not answer", folder)

@@ -25,7 +25,7 @@ from batchd.daemon.writes import DaemonStore
 from batchd.errors import BatchdError
 from batchd.events import TaskFinished
 from batchd.governor import Governor, ParkDecision
-from batchd.governor.outages import BatchSpent, Closed, GaveUp, HalfOpened, News, Overlong, Parked
+from batchd.governor.news import BatchSpent, Closed, GaveUp, HalfOpened, News, Overlong, Parked
 from batchd.lifecycle import Lifecycle, is_of
 from batchd.lifecycle.holds import Key
 from batchd.lifecycle.inputs import End

@@ -16,13 +16,14 @@ from typing import TypeAlias
 
 import msgspec
 
-from batchd import pricing, wire
+from batchd import terms, wire
 from batchd.daemon import main_loop, scratch
 from batchd.daemon.active import ActiveAttempt
 from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.writes import DaemonStore
-from batchd.errors import GONE_TASK_KEYS, ConfigError, InputError, NotPossibleError
+from batchd.errors import ConfigError, InputError, NotPossibleError
 from batchd.events import Resumed, Suspended, TaskStarted, Terms, decode
+from batchd.gone import GONE_TASK_KEYS
 from batchd.governor import Governor, ParkDecision
 from batchd.lifecycle import inputs
 from batchd.lifecycle.inputs import End
@@ -88,7 +89,7 @@ class Lessons:
         """
         config = self._current.config
         try:
-            setup = pricing.setup(model, config, self._current.prices)
+            setup = terms.setup(model, config, self._current.prices)
         except ConfigError:
             return ""
         base_url = config.providers[setup.provider].base_url
@@ -243,13 +244,13 @@ class AttemptStarter:
         config, prices = self._current.config, self._current.prices
         capped = self._governor.capped(active.ref)
         if kept is None:
-            return pricing.terms(task, config, prices, capped=capped)
+            return terms.terms(task, config, prices, capped=capped)
         if any(body.startswith(_ANSWERED) for body in given.history):
             return kept
         # No model has answered it yet, and what parked it may have been how it was spoken to:
         # then today's count.
         try:
-            today = pricing.terms(task, config, prices, capped=capped)
+            today = terms.terms(task, config, prices, capped=capped)
         except InputError:
             return kept
         same = (today.model.api, today.model.tools) == (kept.model.api, kept.model.tools)

@@ -36,7 +36,7 @@ from batchd.daemon.current_config import CurrentConfig, Reloader
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import Tries
 from batchd.daemon.writes import DaemonStore
-from batchd.errors import GONE_FIELDS, BatchdError, StoreError, UsageError
+from batchd.errors import BatchdError, StoreError, UsageError
 from batchd.formats import (
     StatusBatchV1,
     StatusDaemonV1,
@@ -46,6 +46,7 @@ from batchd.formats import (
     StatusV1,
     StatusWaitV1,
 )
+from batchd.gone import GONE_FIELDS
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
 from batchd.log import Action, get_logger

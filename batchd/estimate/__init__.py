@@ -21,10 +21,11 @@ from batchd.config import Config
 from batchd.estimate import bounds
 from batchd.estimate.bounds import Bounds, TaskKind
 from batchd.estimate.first_requests import FirstRequests
-from batchd.pricing import Prices, setup
+from batchd.pricing import Prices
 from batchd.records import ModelSetup, Task, TaskStatus, Usage
 from batchd.store import queries
 from batchd.store.queries import PastTask, StoreReader
+from batchd.terms import setup
 
 #: Of each model, the newest tasks that are looked at.
 _LOOKED_AT = 1_000

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from batchd.config import Config
 from batchd.governor.estimates import PROOF, Estimates
-from batchd.governor.outages import BatchSpent, Outages, Overlong, Report, busy, full
+from batchd.governor.news import BatchSpent, Overlong, Report
+from batchd.governor.outages import Outages, busy, full
 from batchd.governor.provider_queue import (
     Answer,
     Grant,

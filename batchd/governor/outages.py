@@ -9,22 +9,12 @@ import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from math import inf
-from typing import TypeAlias
-
-from msgspec import Struct
 
 from batchd.config.sections import GovernorSection as Settings
+from batchd.governor.breaker import Breaker, Outage, Waits
+from batchd.governor.news import Closed, GaveUp, HalfOpened, Parked, Report
 from batchd.governor.pacing import asked_s
-from batchd.governor.provider_queue import (
-    Breaker,
-    Failing,
-    Outage,
-    ParkDecision,
-    Permit,
-    ProviderQueue,
-    Refusal,
-    Waits,
-)
+from batchd.governor.provider_queue import Failing, ParkDecision, Permit, ProviderQueue, Refusal
 from batchd.records import (
     STANDARD,
     Cause,
@@ -140,53 +130,6 @@ def tries(failure: Failure, max_retries: int) -> int:
 
 # News: what the governor reports of what concerns more than one call, as values. ``name`` is a
 # provider's, or a model's: ``PROVIDER/MODEL``, ``PROVIDER/MODEL@TIER``
-
-
-class Parked(Struct, frozen=True):
-    """No call may go to it, until ``HalfOpened`` says otherwise."""
-
-    name: str
-    cause: Cause
-    message: str
-
-
-class HalfOpened(Struct, frozen=True):
-    """One call may try how it does: see to it that a task asks, if there is a key to ask with."""
-
-    name: str
-
-
-class Closed(Struct, frozen=True):
-    """A provider or model that was parked, and answers again."""
-
-    name: str
-
-
-class GaveUp(Struct, frozen=True):
-    """No task is to wait for it any longer: end its tasks, then ``close`` it."""
-
-    name: str
-    cause: Cause
-    message: str
-
-
-class BatchSpent(Struct, frozen=True):
-    """A call of this batch cannot be paid any more; for each call."""
-
-    batch: str
-    message: str
-
-
-class Overlong(Struct, frozen=True):
-    """A model wrote more than it was asked for, by its provider's own count."""
-
-    model: str
-    message: str
-
-
-News: TypeAlias = Parked | HalfOpened | Closed | GaveUp | BatchSpent | Overlong
-#: Takes news, and does nothing else at once: who decides about tasks reads them in turn.
-Report: TypeAlias = Callable[[News], None]
 
 
 class Outages:

@@ -41,9 +41,9 @@ from batchd.pool.bridge_messages import (
     Up,
     WorkerStopped,
 )
-from batchd.pool.channel import KEY_BYTES, SealedStream
 from batchd.pool.pool_worker import PoolWorker
 from batchd.pool.remote import RemoteWorker, Trouble, troubled
+from batchd.pool.sealed_stream import KEY_BYTES, SealedStream
 from batchd.pool.supervisor import Supervisor
 from batchd.records import SandboxPolicy
 from batchd.sandbox import shown

@@ -42,7 +42,7 @@ def main(key_file: str = "") -> int:
     processes.seal()  # it will hold keys
     opened, sealed = _as_it_is, _as_it_is
     if key_file:
-        from batchd.pool.channel import SealedStream  # the others do without
+        from batchd.pool.sealed_stream import SealedStream  # the others do without
 
         try:
             stream = SealedStream(Path(key_file).read_bytes(), daemon=False)
@@ -161,7 +161,8 @@ def _be_worker(sock: socket.socket, parent: int) -> NoReturn:
         processes.end_with(str(parent))
         # The parent, which lives as long, does without.
         from batchd.agent import run
-        from batchd.pool.here import Deadline, Here, Lease
+        from batchd.pool.here import Here
+        from batchd.pool.lease import Deadline, Lease
         from batchd.pool.worker import Worker
 
         worker = Worker(run, Lease(_START_S, Deadline().set), here=Here({**os.environ}))

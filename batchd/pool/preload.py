@@ -14,7 +14,7 @@ import gc
 
 from batchd import processes
 
-processes.seal()
+processes.seal()  # nothing of weight may be imported before
 # Nothing of what is loaded is garbage: to look for it again and again takes a sixth of the time.
 gc.disable()
 

@@ -34,7 +34,8 @@ from batchd.llm import ModelClient
 from batchd.masking import Masker
 from batchd.pool import code, threads
 from batchd.pool.channel import Channel
-from batchd.pool.here import Here, Lease
+from batchd.pool.here import Here
+from batchd.pool.lease import Lease
 from batchd.records import Activity, FileStamp, Patch, Ref, Trigger
 from batchd.sandbox import Sandbox
 from batchd.spool import outbox

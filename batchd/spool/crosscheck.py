@@ -1,5 +1,5 @@
 """The check of what the form of no single task shows: ids, dependencies, directories, origins,
-models, ceilings, schemas of answers; then the records.
+models, ceilings; then the records.
 """
 
 from __future__ import annotations
@@ -7,15 +7,11 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-
-import msgspec
 
 from batchd import records
 from batchd.config import Config, providers
@@ -23,12 +19,13 @@ from batchd.config.providers import model_problem
 from batchd.errors import Problem
 from batchd.masking import MIN_SECRET_CHARS
 from batchd.records import options, policy
+from batchd.spool.answer_schemas import AnswerSchemas
 from batchd.spool.decoding import Place
 from batchd.spool.task_directories import OUTSIDE, TaskDirectories
 from batchd.spool.taskspec import RESERVED, BatchKeys, Defaults, SecretSpec, TaskSpec
 
 if TYPE_CHECKING:
-    from jsonschema import FormatChecker
+    pass
 
 
 #: Names that are suggested in one file, each for a look at all ids; and what an id may be long.
@@ -420,122 +417,3 @@ def _limits(
         if layer.limits is not None:
             limits = replace(limits, **layer.limits.given())
     return limits
-
-
-#: Errors of one ``output_schema`` that are reported.
-_ERRORS = 200
-#: Where the items of a list are no keys of schemas, but are compared with each other.
-_SCHEMAS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
-#: Where a schema holds data, which nothing compares;
-#: the older drafts want the items of an ``enum`` to differ.
-_DATA = frozenset({"const", "default", "examples", "enum"})
-_NEWER = ("2020-12", "2019-09")
-#: Comparisons that one schema may take: a list of 300 objects,
-#: say, each of which must differ from all others.
-_COMPARISONS = 100_000
-
-
-class AnswerSchemas:
-    """The schemas of answers in one task file: what is no valid JSON Schema, or takes too long.
-
-    It remembers what it has looked at, for a batch may repeat one schema in each task.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, tuple[tuple[Place, Problem], ...]] = {}
-
-    def problems(self, schema: dict[str, Any]) -> tuple[tuple[Place, Problem], ...]:
-        """Return what is wrong with a schema, each with its place in it."""
-        try:
-            key = msgspec.json.encode(schema)
-        except (RecursionError, ValueError):  # no text, which is reported already
-            return ()
-        if key not in self._known:
-            self._known[key] = tuple(_problems(schema))
-        return self._known[key]
-
-
-def _problems(schema: dict[str, Any]) -> Iterator[tuple[Place, Problem]]:
-    from jsonschema import Draft202012Validator, validators  # 100 ms that few files need
-
-    if "$schema" in schema and not _is_address(schema["$schema"]):
-        why = "it must be the address of a draft of JSON Schema"
-        yield ("$schema",), Problem("", why, Draft202012Validator.META_SCHEMA["$id"])
-        return
-    kind = validators.validator_for(schema, default=Draft202012Validator)
-    newer = any(year in kind.META_SCHEMA["$schema"] for year in _NEWER)
-    yield from islice(_foreign(schema), _ERRORS)
-    if at := _too_long(schema, newer=newer):
-        yield at, Problem("", "this list is too long to be checked for duplicates")
-        return
-    meta = kind(kind.META_SCHEMA, format_checker=_patterns())
-    try:
-        for error in islice(meta.iter_errors(schema), _ERRORS):
-            why = f"it is not a valid JSON Schema: {error.message[:200]}"
-            yield tuple(error.path), Problem("", why)
-    except RecursionError:
-        yield (), Problem("", "it is nested too deep")
-
-
-def _is_address(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and urlsplit(value) is not None
-    except ValueError:
-        return False
-
-
-@functools.cache
-def _patterns() -> FormatChecker:
-    """Return what finds patterns that are no regular expressions,
-    those included that fail otherwise than by ``re.error``.
-    """
-    from jsonschema import FormatChecker
-
-    checker = FormatChecker(())
-
-    @checker.checks("regex", (re.error, OverflowError, RecursionError, ValueError))
-    def compiles(value: object) -> bool:
-        return not isinstance(value, str) or re.compile(value) is not None
-
-    return checker
-
-
-def _values(schema: Any) -> Iterator[tuple[Place, Any]]:
-    """Yield every value of a schema, and its place."""
-    waiting: list[tuple[Place, Any]] = [((), schema)]
-    while waiting:
-        at, item = waiting.pop()
-        yield at, item
-        if isinstance(item, dict):
-            waiting += [((*at, key), below) for key, below in item.items()]
-        elif isinstance(item, list):
-            waiting += [((*at, index), below) for index, below in enumerate(item)]
-
-
-def _foreign(schema: Mapping[str, Any]) -> Iterator[tuple[Place, Problem]]:
-    """Find references out of the schema:
-    fetching one would let a task file make the worker call any address.
-    """
-    for at, item in _values(schema):
-        reference = item.get("$ref") if isinstance(item, dict) else None
-        if isinstance(reference, str) and not reference.startswith("#"):
-            yield (*at, "$ref"), Problem("", "it must lie in this schema", "#/$defs/…")
-
-
-def _too_long(schema: Mapping[str, Any], *, newer: bool) -> Place | None:
-    """Return where a list stands whose items would have to be compared each with each,
-    and are too many for that.
-
-    Texts alone, or numbers alone, can be sorted; all else cannot.
-    """
-    left = _COMPARISONS
-    for at, item in _values(schema):
-        if not isinstance(item, list) or (at[-1] in _SCHEMAS or (newer and at[-1] in _DATA)):
-            continue
-        kinds = {str if isinstance(one, str) else type(one) for one in item}
-        if kinds <= {str} or kinds <= {int, float}:
-            continue
-        left -= len(item) ** 2
-        if left < 0:
-            return at
-    return None

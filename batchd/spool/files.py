@@ -245,9 +245,11 @@ def move(source: Path, target: Path) -> None:
         folder = _opened(target.parent, follow=False)
     try:
         os.rename(source, target.name, dst_dir_fd=folder)
-    except FileNotFoundError:
-        if target.name not in os.listdir(folder):
-            raise
+    except FileNotFoundError as missing:
+        try:
+            os.stat(target.name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            raise missing from None
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise

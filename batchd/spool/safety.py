@@ -1,5 +1,5 @@
 """Safety of a spool, seen to before work begins there: who else may write where batchd works, or
-read what it keeps; what commands would see of batchd's own; whether its state directory is a copy.
+read what it keeps; and what commands would see of batchd's own.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-import msgspec
-
-from batchd import decoders, sandbox, silent_paths
+from batchd import sandbox, silent_paths
 from batchd.config import Config, operator_files
 from batchd.errors import ConfigError, NotPossibleError
 from batchd.log import Action, get_logger
@@ -198,104 +196,3 @@ def warn_of_seen(config: Config) -> None:
     for problem in sandbox.seen(config.sandbox_policy(), there, around=False):
         path, why = problem.place, problem.message
         get_logger().warning(Action.EXPOSED, path=path, message=why, mend=problem.hint)
-
-
-#: The file in the state directory that says where its home is.
-_HOME_FILE = "home"
-
-
-@dataclass(frozen=True, slots=True)
-class StateHome:
-    """The home of a state directory, as far as a directory can be known again: a copy would take up
-    the same claims and tasks a second time.
-
-    It knows its path and its inode. What was renamed is the same one; what has another inode is a
-    copy, was moved to another file system, or came back from a backup, and only its owner knows.
-    """
-
-    path: str
-    inode: int
-    device: int
-
-    def same(self, other: StateHome) -> bool:
-        """Whether both are one directory:
-        the number of a device may change whenever the machine starts.
-        """
-        where = self.path == other.path or self.device == other.device
-        return where and self.inode == other.inode
-
-
-_HOME: msgspec.json.Decoder[StateHome] = decoders.decoder(StateHome)
-
-
-def settle_home(state: Path) -> None:
-    """Make a state directory at home where it lies now. Raises ``OSError``."""
-    text = msgspec.json.encode(_of(state)) + b"\n"
-    files.write_whole(state / _HOME_FILE, text, replace=True, mode=0o600)
-
-
-def enter_home(state: Path) -> None:
-    """See to it that a state directory is at home; one that does not know its home yet has it here.
-
-    Raises ``NotPossibleError`` for one that lives elsewhere, ``OSError``.
-    """
-    if problem := away_from_home(state):
-        raise NotPossibleError(problem)
-    if _noted(state) != _of(state):
-        settle_home(state)
-
-
-def away_from_home(state: Path) -> str:
-    """Return why no daemon may work with a state directory that lives elsewhere, and what to do;
-    empty: it is at home.
-    """
-    noted = _noted(state)
-    if noted is None or noted.same(_of(state)):
-        return ""
-    if still := lived_in(state):
-        return (
-            f"{state} is a copy of {still}, which is still there: with both, files would be worked on and paid for "
-            "twice. Give this daemon a directory of its own with [paths] state, or take the other one away"
-        )
-    return (
-        f"{state} is a copy, or was moved: its home was {noted.path}. If it was moved, and the former is not used any "
-        "more, `batchd restore --as-is --yes` goes on where it was; if it comes from a backup, `batchd restore --yes` "
-        "compares it with the outbox first"
-    )
-
-
-def lived_in(state: Path) -> str:
-    """Return the home of the directory that this one is a copy of,
-    if that is still there; else nothing.
-    """
-    noted = _noted(state)
-    if noted is None or noted.same(_of(state)):
-        return ""
-    try:
-        there = _of(Path(noted.path))
-    except OSError:
-        return ""
-    return noted.path if there.inode == noted.inode else ""
-
-
-def _of(state: Path) -> StateHome:
-    found = state.stat()
-    return StateHome(str(state.resolve()), found.st_ino, found.st_dev)
-
-
-def _noted(state: Path) -> StateHome | None:
-    """Return where it lives; None: it does not know, being new, or of an older version.
-
-    Raises ``NotPossibleError`` where something else stands in the place of that.
-    """
-    path = state / _HOME_FILE
-    try:
-        text = path.read_bytes().strip(b"\0")  # after a power cut it may have its length alone
-        return _HOME.decode(text) if text else None
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.DecodeError) as error:
-        raise NotPossibleError(
-            f"{path} notes where this directory lives, to distinguish it from a copy, and cannot be read ({error}): "
-            f"if {state} is not a copy, remove {path}"
-        ) from None

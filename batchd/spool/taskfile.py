@@ -28,7 +28,8 @@ from pydantic_core import ErrorDetails
 
 from batchd import processes, records, trees
 from batchd.config import Config, reading
-from batchd.errors import GONE_TASK_KEYS, Problem, TaskFileError
+from batchd.errors import Problem, TaskFileError
+from batchd.gone import GONE_TASK_KEYS
 from batchd.log import escape
 from batchd.silent_paths import SilentPathError
 from batchd.spool import crosscheck, decoding, taskspec

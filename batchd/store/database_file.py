@@ -1,6 +1,4 @@
-"""The database file: how it is made, migrated and opened, and what its errors mean; its copies, as
-backups and drafts, and the exchange of one for it.
-"""
+"""The database file: how it is made, migrated and opened, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -21,11 +19,9 @@ from batchd.errors import (
     NewerStoreError,
     OlderStoreError,
     StoreError,
-    UsageError,
 )
-from batchd.store import side_files
+from batchd.store import witness
 from batchd.store.migrations import BACKFILLS, MIGRATIONS
-from batchd.store.rows import unpack_task
 
 #: Marks the file as batchd's: "btch".
 APPLICATION_ID = 0x62746368
@@ -59,7 +55,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
     db: sqlite3.Connection | None = None
     try:
         # Before a writer opens it: that one would do away with a log it cannot read.
-        side_files.check_held(path, reading(path))
+        witness.check_held(path, reading(path))
         db = connect(path)
         version = version_of(db, path)
         if path.stat().st_size <= _CHECKED:
@@ -86,14 +82,14 @@ def _look_at(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     refuse_empty(path)
     try:
-        with side_files.log_of(path).open("rb") as log:
-            head = log.read(side_files.LOG_HEADER_BYTES)
+        with witness.log_of(path).open("rb") as log:
+            head = log.read(witness.LOG_HEADER_BYTES)
     except FileNotFoundError:
         return
     # All zeros are what a power cut may leave of a log to which nothing had been committed.
     if (
-        len(head) == side_files.LOG_HEADER_BYTES
-        and int.from_bytes(head[:4]) & ~1 != side_files.LOG_MAGIC
+        len(head) == witness.LOG_HEADER_BYTES
+        and int.from_bytes(head[:4]) & ~1 != witness.LOG_MAGIC
         and any(head)
     ):
         raise DamagedStoreError(f"{path}-wal is not a log of SQLite: it is damaged; {_FIX}")
@@ -116,13 +112,13 @@ def refuse_empty(path: Path, fix: str = "") -> None:
 
 def _create(path: Path) -> None:
     """Make the file, so that it appears whole: an empty one is never ours."""
-    log = side_files.log_of(path)
+    log = witness.log_of(path)
     if log.exists() and log.stat().st_size:
         raise DamagedStoreError(
             f"{path} is gone, but its log {log.name} is here, and may hold what is not in any backup; "
             "put the file back, or move the log away as well"
         )
-    side_files.check_there(path)
+    witness.check_there(path)
     draft = path.with_name(f".{path.name}.new")
     for name in (draft, draft.with_name(f"{draft.name}-journal")):
         name.unlink(missing_ok=True)
@@ -147,7 +143,7 @@ def reading(path: Path) -> str:
     # On a disk that is read-only it is not written,
     # and no log can be made, which SQLite would want otherwise.
     still = os.statvfs(path).f_flag & os.ST_RDONLY
-    return f"{address}&immutable=1" if still and not side_files.log_of(path).exists() else address
+    return f"{address}&immutable=1" if still and not witness.log_of(path).exists() else address
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
@@ -281,7 +277,7 @@ def explain(error: Exception, path: Path, fix: str = "") -> StoreError:
 
 
 #: What SQLite, and we, keep beside a database and with it.
-_PARTS = ("", side_files.LOG, "-shm", "-journal", side_files.WITNESS)
+_PARTS = ("", witness.LOG, "-shm", "-journal", witness.WITNESS)
 
 
 def copy(db: sqlite3.Connection, target: Path) -> None:
@@ -319,7 +315,7 @@ def parts(path: Path) -> list[Path]:
     """Return the files that the database at ``path`` may consist of,
     one that is to replace it included.
     """
-    kept = (*_PARTS, side_files.BALLAST)
+    kept = (*_PARTS, witness.BALLAST)
     return [*(path.with_name(path.name + part) for part in kept), staged(path)]
 
 
@@ -337,7 +333,7 @@ def settle(path: Path) -> Path | None:
         old = path.with_name(path.name + part)
         if os.path.lexists(old):
             old.replace(path.with_name(former + part))
-    side_files.ballast_of(path).unlink(missing_ok=True)  # the next daemon lays its own
+    witness.ballast_of(path).unlink(missing_ok=True)  # the next daemon lays its own
     trees.sync(path.parent)
     new.replace(path)
     trees.sync(path.parent)
@@ -351,136 +347,3 @@ def reserve(folder: Path, size: int) -> None:
     """
     with tempfile.TemporaryFile(dir=folder) as file:
         os.posix_fallocate(file.fileno(), 0, size)
-
-
-#: What to do about a backup that is of no use.
-_NO_BACKUP = "nothing was changed: name another backup"
-
-
-def draft(source: Path, path: Path) -> Path:
-    """Return a migrated copy of the database ``source``,
-    beside ``path``, whose place it is to take.
-
-    Raises ``StoreError``: it is no database of batchd, it is damaged, a newer batchd's, it names
-    what lies elsewhere, or there is no room.
-    """
-    settle(path)
-    fix = "" if _same(source, path) else _NO_BACKUP
-    made = path.with_name(f".{path.name}.draft")
-    discard(made)
-    try:
-        with contextlib.closing(_opened(source, fix)) as db:
-            copy(db, made)
-        with contextlib.closing(connect(made)) as db:
-            apply_migrations(db, version_of(db, made))
-            _check_names(db, source)
-    except (sqlite3.Error, *NONSENSE, OSError) as error:
-        discard(made)
-        raise explain(error, source, fix) from error
-    return made
-
-
-def fresh(path: Path) -> Path:
-    """Return a new store without a task, beside ``path``, whose place it is to take.
-
-    Raises ``StoreError``.
-    """
-    settle(path)
-    made = path.with_name(f".{path.name}.draft")
-    discard(made)
-    open_writer(made).close()
-    return made
-
-
-def put_in_place(made: Path, path: Path) -> Path | None:
-    """Put a draft that no process has open in the store's place;
-    return where the former one lies, if there was one.
-
-    Only who holds the spool's lock may call it. Raises ``OSError``.
-    """
-    trees.sync(made)
-    made.replace(staged(path))
-    trees.sync(path.parent)
-    former = settle(path)
-    return former if former and former.exists() else None
-
-
-def discard(made: Path) -> None:
-    """Take a draft away."""
-    for part in (*parts(made), made.with_name(f".{made.name}.tmp")):
-        part.unlink(missing_ok=True)
-
-
-def back_up(path: Path, target: Path) -> int:
-    """Copy the store, beside its daemon or without one, to ``target``; return its bytes.
-
-    Raises ``UsageError`` for a target that is the store itself, or no file, ``StoreError``.
-    """
-    for part in parts(path):
-        # By its name too:
-        # a log that is not there now would be taken for the store's at the next start.
-        if _same(target, part):
-            raise UsageError(f"{target} is {part}, a part of the store itself: name another file")
-    if target.exists() and not target.is_file():
-        raise UsageError(f"{target} is not a file, so a backup cannot replace it")
-    try:
-        with contextlib.closing(_opened(path)) as db:
-            copy(db, target)
-        return target.stat().st_size
-    except (sqlite3.Error, *NONSENSE, OSError) as error:
-        raise explain(error, path) from error
-
-
-def _same(path: Path, other: Path) -> bool:
-    """Whether two paths mean the same file, be it there or not."""
-    if path.exists() and other.exists() and path.samefile(other):
-        return True
-    return path.resolve() == other.resolve()
-
-
-def _opened(source: Path, fix: str = "") -> sqlite3.Connection:
-    """Open a database of batchd, sound and of no later version, to be read.
-
-    Raises ``StoreError``.
-    """
-    if not source.is_file():
-        raise StoreError(f"{source} does not exist, or is not a file")
-    refuse_empty(source, fix)
-    db = sqlite3.connect(reading(source), uri=True, isolation_level=None)
-    try:
-        version_of(db, source, fix)
-        check(db, source, fix)
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _check_names(db: sqlite3.Connection, source: Path) -> None:
-    """Raise ``StoreError`` for a name that is more than a name, as no batchd writes one."""
-    for what, name in _names(db):
-        if not isinstance(name, str) or name in {"", ".", ".."} or "/" in name or "\0" in name:
-            raise StoreError(
-                f"{source}: {what} has the name {name!r}, which is a path; {_NO_BACKUP}"
-            )
-    for (outbox,) in db.execute("SELECT DISTINCT outbox FROM batches"):
-        if not str(outbox).startswith("/"):
-            raise StoreError(
-                f"{source}: the outbox {outbox!r} is not an absolute path; {_NO_BACKUP}"
-            )
-
-
-def _names(db: sqlite3.Connection) -> Iterator[tuple[str, object]]:
-    for batch, claim, request in db.execute("SELECT name, claim, request FROM batches"):
-        yield from (("a batch", batch), ("a claim", claim), ("the file of a batch", request))
-    for (task,) in db.execute("SELECT name FROM tasks"):
-        yield "a task", task
-    # What is published needs no directory any more.
-    waiting = "SELECT s.body FROM tasks t JOIN specs s ON s.task = t.id WHERE t.published = 0"
-    for (body,) in db.execute(waiting):
-        task = unpack_task(body)
-        yield "a task", task.id
-        if task.dir and not task.dir.startswith("/"):
-            yield "the directory of a task", task.dir  # no batchd stores one that is not whole
-        if task.origin and task.origin.kind == "copy" and task.origin.remote:
-            yield "the directory that a task gets a copy of", task.origin.source

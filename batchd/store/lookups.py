@@ -21,9 +21,8 @@ from batchd.store.rows import (
     SpentMoney,
     StoredWork,
     WaitingNotice,
-    unpack,
-    unpack_task,
 )
+from batchd.store.stored_values import unpack, unpack_task
 
 #: No parking's cause: such a row's message says for how long it was tried in vain,
 #: and goes with the parking.

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from batchd.events import decode
 from batchd.records import TaskStatus
-from batchd.store.rows import labels_of, unpack, unpack_task
+from batchd.store.stored_values import labels_of, unpack, unpack_task
 from batchd.store.task_transaction import Ledger, TaskLine, fold
 
 #: Statements by version:

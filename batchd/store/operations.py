@@ -17,16 +17,8 @@ from batchd.events import TaskFinished, encode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus
 from batchd.store import lookups
 from batchd.store.lookups import BATCH_COLUMNS, NAMED, TRIED, batch_key, claimed, used
-from batchd.store.rows import (
-    DispatchedTask,
-    LearntRefusal,
-    WaitingNotice,
-    error_message,
-    labels_of,
-    pack,
-    pack_secrets,
-    pack_task,
-)
+from batchd.store.rows import DispatchedTask, LearntRefusal, WaitingNotice
+from batchd.store.stored_values import error_message, labels_of, pack, pack_secrets, pack_task
 from batchd.store.task_transaction import INSERT_EVENT, TaskTransaction
 
 T = TypeVar("T")

@@ -34,7 +34,8 @@ from batchd.records.tasks import needs_of_column
 from batchd.store import lookups
 from batchd.store.database_file import NONSENSE, explain, open_reader
 from batchd.store.lookups import BATCH_COLUMNS, batch_key, task_key, to_batch, to_problems
-from batchd.store.rows import BatchRow, SpendRow, TaskRow, WorkDone, unpack
+from batchd.store.rows import BatchRow, SpendRow, TaskRow, WorkDone
+from batchd.store.stored_values import unpack
 from batchd.store.task_transaction import TALLY_OF_TASK
 
 P = ParamSpec("P")

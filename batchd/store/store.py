@@ -26,11 +26,12 @@ from batchd.errors import BatchdError, DamagedStoreError, StoreError
 from batchd.events import CallStarted, Event, TaskFinished
 from batchd.free_room import NeededRoom
 from batchd.records import Ref
-from batchd.store import database_file, operations, side_files
+from batchd.store import ballast, database_file, operations, witness
+from batchd.store.ballast import Ballast
 from batchd.store.database_file import NONSENSE, UNREADABLE, explain, open_writer
 from batchd.store.queries import StoreReader
-from batchd.store.side_files import Ballast, Witness
 from batchd.store.task_transaction import TaskTransaction
+from batchd.store.witness import Witness
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -265,7 +266,7 @@ class StoreWriter:
         """Return how long to wait for work at most; None: there is nothing else to do."""
         if self._logged:
             return _IDLE_S
-        return None if self._ballast.whole else side_files.LAY_AGAIN_S
+        return None if self._ballast.whole else ballast.LAY_AGAIN_S
 
     def _commit(self, group: Sequence[_Job]) -> list[_Outcome]:
         """Run a group as one transaction; where that fails,
@@ -282,9 +283,9 @@ class StoreWriter:
                 self._roll_back()
                 if len(group) > 1:
                     return [outcome for job in group for outcome in self._commit([job])]
-                room += side_files.PIECE_BYTES
-                urgent = group[0].urgent and side_files.lacks_room(error)
-                if urgent and room <= side_files.BALLAST_BYTES and self._ballast.make_room(room):
+                room += ballast.PIECE_BYTES
+                urgent = group[0].urgent and ballast.lacks_room(error)
+                if urgent and room <= ballast.BALLAST_BYTES and self._ballast.make_room(room):
                     continue
                 known = isinstance(error, (sqlite3.Error, *UNREADABLE))
                 return [(group[0], None, explain(error, self._path) if known else error)]
@@ -380,7 +381,7 @@ class Presence:
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         self._db = db
         self._path = path
-        self._log = side_files.log_of(path)
+        self._log = witness.log_of(path)
         # O_PATH: closing any other descriptor would give up SQLite's locks on the file.
         self._file = os.open(path, os.O_PATH | os.O_CLOEXEC)
         self._log_was = trees.identity(self._log)

@@ -31,7 +31,7 @@ from batchd.events import (
     TaskStarted,
 )
 from batchd.records import TALLIED, ModelSetup, Purpose, Ref, Tally, TaskStatus
-from batchd.store.rows import error_message, pack, unpack
+from batchd.store.stored_values import error_message, pack, unpack
 
 _DAY_S = 86400
 _NOTHING = Tally()

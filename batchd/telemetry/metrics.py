@@ -1,5 +1,4 @@
-"""Metrics: hears what the daemon does, counts it, and has prometheus_client's own app show the
-figures to those who may ask.
+"""Metrics: hears what the daemon does, counts it, and shows the figures by ``metrics_server``.
 
 Counters and histograms have what is bound beforehand, so that an event costs a few additions;
 gauges are asked of the daemon whenever somebody looks.
@@ -9,22 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
-import errno
-import io
 import platform
-import socket
-import socketserver
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
@@ -33,7 +24,7 @@ from batchd import __version__, decoders
 from batchd.config.sections import MetricsSection
 from batchd.control import DaemonStatus
 from batchd.daemon.listeners import Listener, LoopLink, StatusDesk
-from batchd.errors import NotPossibleError, Problem
+from batchd.errors import Problem
 from batchd.events import (
     CallAnswered,
     CallFailed,
@@ -57,12 +48,12 @@ from batchd.records import (
     Scope,
     Task,
     ToolName,
-    policy,
 )
 from batchd.store.store import Store
+from batchd.telemetry.metrics_server import MetricsServer
 
 if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+    pass
 
 #: Models that are distinguished; task files name them,
 #: and a file that makes names up must not fill any memory.
@@ -93,14 +84,6 @@ _DAY = {
 }
 #: A model may call tools whatever it likes.
 _TOOLS = frozenset(get_args(ToolName))
-#: The time between two tries to get the port.
-_AGAIN_S = 5.0
-#: Who asks, or reads, more slowly is dropped (seconds); and who comes while so many are served.
-_PATIENCE_S = 5.0
-_GUESTS = 8
-_END_S = 0.5
-#: After a guest who could not be taken in.
-_REST_S = 0.1
 
 
 class _Usage(msgspec.Struct):
@@ -461,121 +444,3 @@ def _providers(now: DaemonStatus) -> Iterator[GaugeMetricFamily]:
 
 def _gauge(name: str, meaning: str, *labels: str, value: float | None = None) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"batchd_{name}", meaning, labels=labels or None, value=value)
-
-
-class _Handler(WSGIRequestHandler):
-    """Reads one request, and writes its answer."""
-
-    timeout = _PATIENCE_S
-
-    def get_stderr(self) -> io.StringIO:
-        """Take what would be logged of a reader who stands still: that is not a trouble."""
-        return io.StringIO()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Log nothing."""
-
-
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    """Serves a few at a time."""
-
-    daemon_threads = True
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._guests: set[object] = set()
-        super().__init__(address, _Handler)
-
-    def server_bind(self) -> None:
-        """Bind, without asking DNS for our own name, as ``HTTPServer`` does: that may take long."""
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
-        self.setup_environ()
-
-    def get_request(self) -> tuple[Any, Any]:
-        """Take in a guest.
-
-        Raises ``OSError``, after a moment: he waits at the door still, and is seen at once again.
-        """
-        try:
-            return super().get_request()
-        except OSError:  # no descriptor is to be had
-            time.sleep(_REST_S)
-            raise
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Return whether there is room for one more."""
-        if len(self._guests) >= _GUESTS:
-            return False
-        self._guests.add(request)
-        return True
-
-    def shutdown_request(self, request: Any) -> None:
-        """See a guest out."""
-        self._guests.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log nothing: a client that leaves in the middle of its answer is not a trouble."""
-
-
-class MetricsServer:
-    """The server, from the moment that the port is to be had to its ``close``."""
-
-    def __init__(
-        self,
-        address: tuple[str, int],
-        names: Iterable[str],
-        registry: CollectorRegistry,
-        line: LoopLink,
-    ) -> None:
-        """``names``: what it may be called, beside its addresses,
-        localhost and this machine's name.
-        """
-        self._address = address
-        own = ("localhost", socket.gethostname(), *names)
-        self._names = {name.lower().rstrip(".") for name in own}
-        self._figures: WSGIApplication = make_wsgi_app(registry)
-        self._line = line
-        self._server: _Server | None = None
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Let go of the port."""
-        self._closing.set()
-        if server := self._server:
-            # Wakes who waits for a guest.
-            with contextlib.suppress(OSError):
-                server.socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join(_END_S)
-
-    def _serve(self) -> None:
-        while not self._closing.is_set():
-            try:
-                self._server = _Server(self._address)
-            except OSError as error:
-                self._line.failed(self._explained(error))
-                self._closing.wait(_AGAIN_S)
-                continue
-            self._line.worked()
-            with self._server as server:
-                server.set_app(self._answer)
-                while not self._closing.is_set():
-                    server.handle_request()
-
-    def _answer(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        """Show the figures, but not to a page of another site in somebody's browser."""
-        if policy.means(environ.get("HTTP_HOST", ""), self._names):
-            return self._figures(environ, start)
-        start("421 Misdirected Request", [("Content-Type", "text/plain; charset=utf-8")])
-        return [
-            b"this name is not known here: use an address or localhost, or name it in [metrics] hosts\n"
-        ]
-
-    def _explained(self, error: OSError) -> NotPossibleError:
-        why = "another process listens there" if error.errno == errno.EADDRINUSE else error.strerror
-        host, port = self._address
-        fix = "end that, or set another [metrics] listen"
-        return NotPossibleError(f"metrics cannot be served at {host}:{port}, {why}: {fix}")

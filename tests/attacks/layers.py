@@ -110,7 +110,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "fair sockets": (("sandbox/command_watch.py", "_SOCKET, _NAME = 256 << 10", "_SOCKET, _NAME = 256 << 12"),),
     "last look": (("agent/evaluate.py", "or not (full := await place.full()):", 'or not (full := ""):'),),
     "first look": (("sandbox/disk.py", "        await self.before()\n        return await", "        return await"),),
-    "ballast": (("store/store.py", "urgent = group[0].urgent and side_files.lacks_room(error)", "urgent = False"),),
+    "ballast": (("store/store.py", "urgent = group[0].urgent and ballast.lacks_room(error)", "urgent = False"),),
     "kept measure": (("agent/loop.py", "held=self.state.terms.held if", "held=None if"),),
     "fair memory": (("sandbox/command_watch.py", "total += max(files, sum(shared for _, shared in parts))", "total *= 10"),),
     "lasting tmp": (("sandbox/bwrap.py", "*([] if own_tmp else _tmpfs(policy.tmp_bytes, TMP)),", "*_tmpfs(policy.tmp_bytes, TMP),"),),
@@ -170,8 +170,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
                  "        import shutil\n        return shutil.rmtree(f'/proc/self/fd/{self._top}/')\n        waiting = []"),),
     # --- repositories
     "read-only base": (("sandbox/launch.py", '"--ro-bind-fd", str(folders.base)', '"--bind-fd", str(folders.base)'),),
-    "git of our own": (("workspace/clones.py", 'export GIT_DIR="$own/git"', 'export GIT_DIR="$PWD/.git"'),),
-    "fetched inside": (("workspace/mirrors.py", "if job.fetch and job.origin.remote:", "if job.fetch:"),),
+    "git of our own": (("workspace/patches.py", 'export GIT_DIR="$own/git"', 'export GIT_DIR="$PWD/.git"'),),
+    "fetched inside": (("workspace/fetching.py", "if job.fetch and job.origin.remote:", "if job.fetch:"),),
     "no hooks": (("workspace/git.py", '    "core.hooksPath": "/dev/null",\n', ""),),
     "no filters": (("workspace/applying.py", 'objects" GIT_DIR="$own/git"', 'objects" GIT_DIR="$PWD/$store"'),),
     # --- the network, host by host
@@ -221,7 +221,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("agent/evaluate.py", "SCHEMA_TIMEOUT_S = 10.0", "SCHEMA_TIMEOUT_S = 3600.0"),
         ("agent/schemachild.py", "    processes.limit(resource.RLIMIT_CPU, _CPU_S)\n", ""),
     ),
-    "foreign references": (("spool/crosscheck.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
+    "foreign references": (("spool/answer_schemas.py", 'isinstance(reference, str) and not reference.startswith("#")', "False"),),
     "references": (("agent/schemachild.py", "(schema, registry=Registry())", "(schema)"),),
     "loop": (("taskstate/state.py", "looped = circling(recent)", "looped = False"),),
     "measure": (

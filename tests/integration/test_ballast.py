@@ -18,8 +18,8 @@ from patience import until
 from batchd.errors import StoreError, UsageError
 from batchd.events import TaskFinished
 from batchd.records import Batch, Ref, Task, TaskStatus
-from batchd.store import database_file, lookups, operations
-from batchd.store.side_files import BALLAST_BYTES, LAY_AGAIN_S, SPARE_BYTES
+from batchd.store import backups, lookups, operations
+from batchd.store.ballast import BALLAST_BYTES, LAY_AGAIN_S, SPARE_BYTES
 from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
@@ -190,9 +190,9 @@ def test_it_belongs_to_no_copy(tmp_path: Path) -> None:
     with contextlib.closing(opened(path)):
         until(lambda: laid(path))
     with pytest.raises(UsageError, match="a part of the store itself"):
-        database_file.back_up(path, ballast(path))
-    database_file.back_up(path, backup)
+        backups.back_up(path, ballast(path))
+    backups.back_up(path, backup)
     assert backup.stat().st_size < BALLAST_BYTES
-    former = database_file.put_in_place(database_file.draft(backup, path), path)
+    former = backups.put_in_place(backups.draft(backup, path), path)
     assert former is not None
     assert not list(tmp_path.glob("*-ballast"))

@@ -297,7 +297,7 @@ def test_a_guest_who_cannot_be_taken_in_costs_nothing() -> None:
     script = """
 import resource, socket, time
 from prometheus_client import CollectorRegistry
-from batchd.telemetry.metrics import MetricsServer
+from batchd.telemetry.metrics_server import MetricsServer
 class Line:
     def failed(self, error): raise SystemExit(str(error))
     worked = staticmethod(lambda: None)

@@ -18,7 +18,7 @@ from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import TroubleLog
 from batchd.daemon.writes import DaemonStore
 from batchd.log import get_logger
-from batchd.pool.threads import AllDiskThreads
+from batchd.pool.disks import AllDiskThreads
 from batchd.records import Batch, BatchNaming, Task
 from batchd.spool import claims, outbox
 from batchd.store import operations

@@ -26,7 +26,7 @@ from batchd.store import lookups
 from batchd.store.database_file import open_writer
 from batchd.store.migrations import MIGRATIONS
 from batchd.store.queries import StoreReader
-from batchd.store.rows import pack, unpack
+from batchd.store.stored_values import pack, unpack
 
 pytestmark = pytest.mark.in_turns
 

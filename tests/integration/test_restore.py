@@ -30,8 +30,8 @@ from batchd.spool import files
 from batchd.spool.claims import Claimer, signature
 from batchd.store import lookups, operations
 from batchd.store.queries import StoreReader
-from batchd.store.rows import pack, unpack
 from batchd.store.store import Store
+from batchd.store.stored_values import pack, unpack
 
 pytestmark = pytest.mark.in_turns
 

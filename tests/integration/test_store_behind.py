@@ -24,8 +24,8 @@ from batchd.cli import orders
 from batchd.errors import BatchdError, DamagedStoreError
 from batchd.events import TaskFinished
 from batchd.records import Batch, Ref, Task, TaskStatus
-from batchd.spool import claims, outbox, safety, ulid
-from batchd.store import database_file, lookups, operations, side_files
+from batchd.spool import claims, home, outbox, ulid
+from batchd.store import backups, lookups, operations, witness
 from batchd.store.queries import StoreReader
 from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
@@ -58,7 +58,7 @@ def killed(path: Path, batches: int = 8) -> bytes:
     """Leave a store behind whose daemon was killed; return its log, which holds every batch."""
     command = [sys.executable, "-c", _ACKNOWLEDGE, str(path), str(batches)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    return side_files.log_of(path).read_bytes()
+    return witness.log_of(path).read_bytes()
 
 
 def names(path: Path) -> set[str]:
@@ -76,21 +76,21 @@ def test_a_flipped_bit_in_the_log_is_refused_wherever_it_is(tmp_path: Path) -> N
     rng = random.Random(10)
     frame = 4096 + 24
     frames = len(data) // frame
-    last = side_files.LOG_HEADER_BYTES + (frames - 1) * frame
+    last = witness.LOG_HEADER_BYTES + (frames - 1) * frame
     for at in [
         *(rng.randrange(len(data)) for _ in range(12)),
         17,
-        side_files.LOG_HEADER_BYTES + 9,
+        witness.LOG_HEADER_BYTES + 9,
         last + 2000,
     ]:
         spoiled = bytearray(data)
         spoiled[at] ^= 1 << rng.randrange(8)
-        side_files.log_of(path).write_bytes(spoiled)
+        witness.log_of(path).write_bytes(spoiled)
         with pytest.raises(DamagedStoreError, match="`batchd restore`"):
             Store(path)
-        assert side_files.log_of(path).read_bytes() == spoiled
+        assert witness.log_of(path).read_bytes() == spoiled
         assert any("batchd restore" in refusal for refusal in orders.refusals(tmp_path))
-    side_files.log_of(path).write_bytes(data)
+    witness.log_of(path).write_bytes(data)
     Store(path).close()
     assert len(names(path)) == 8
 
@@ -105,7 +105,7 @@ def test_a_log_that_a_crash_cut_off_is_none_that_is_damaged(tmp_path: Path) -> N
     torn = bytearray(data[-3 * frame :])
     torn[2000] ^= 1  # a commit of three pages, of which the disk got the later ones alone
     for rest in (torn[:1], torn[:5000], torn):
-        side_files.log_of(path).write_bytes(data + rest)
+        witness.log_of(path).write_bytes(data + rest)
         assert not list(orders.refusals(tmp_path))
     Store(path).close()
     assert len(names(path)) == 8
@@ -125,11 +125,11 @@ def test_a_store_that_lacks_something_is_refused(tmp_path: Path, loss: str) -> N
         path.write_bytes(older)
     else:
         data = killed(path)
-        side_files.log_of(path).write_bytes(data[: len(data) // 2] if loss == "cut" else b"")
+        witness.log_of(path).write_bytes(data[: len(data) // 2] if loss == "cut" else b"")
     with pytest.raises(DamagedStoreError, match=r"is behind what .* of 8 batches and 0 events"):
         Store(path)
     # The way that the message names: it goes on with what is there.
-    database_file.put_in_place(database_file.draft(path, path), path)
+    backups.put_in_place(backups.draft(path, path), path)
     Store(path).close()
     assert len(names(path)) < 8
 
@@ -142,7 +142,7 @@ def test_another_program_may_empty_the_log(tmp_path: Path) -> None:
     killed(path)
     with contextlib.closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT count(*) FROM batches").fetchone() == (8,)
-    assert not side_files.log_of(path).exists()
+    assert not witness.log_of(path).exists()
     Store(path).close()
     assert len(names(path)) == 8
 
@@ -198,19 +198,19 @@ def lived(tmp_path: Path) -> Path:
     """A state directory that has had a daemon."""
     state = tmp_path / "state"
     state.mkdir()
-    safety.enter_home(state)
+    home.enter_home(state)
     return state
 
 
 def test_a_renamed_state_directory_is_the_same_one(lived: Path) -> None:
     """By whatever name it is found, and under a link: it has no second one."""
     renamed = lived.rename(lived.with_name("renamed"))
-    safety.enter_home(renamed)
+    home.enter_home(renamed)
     lived.symlink_to(renamed)
-    safety.enter_home(lived)
-    assert not safety.away_from_home(renamed)
+    home.enter_home(lived)
+    assert not home.away_from_home(renamed)
     copy = Path(shutil.copytree(renamed, lived.with_name("copy"), ignore=_SOCKETS))
-    assert str(renamed) in safety.away_from_home(copy), "its home is where it was last"
+    assert str(renamed) in home.away_from_home(copy), "its home is where it was last"
 
 
 def test_a_directory_of_an_older_version_is_adopted(lived: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_directory_of_an_older_version_is_adopted(lived: Path) -> None:
         (lived / "home").unlink()
         if old is not None:
             (lived / "home").write_bytes(old)
-        safety.enter_home(lived)
+        home.enter_home(lived)
         assert (lived / "home").stat().st_size > 20
 
 

@@ -47,7 +47,7 @@ from batchd.events import (
 )
 from batchd.log import get_logger
 from batchd.records import Answer, Batch, Purpose, Ref, Task, TaskStatus, ToolCall, Usage
-from batchd.store import database_file, lookups, operations
+from batchd.store import backups, database_file, lookups, operations
 from batchd.store.migrations import MIGRATIONS
 from batchd.store.queries import StoreReader
 from batchd.store.store import Store
@@ -190,7 +190,7 @@ def test_an_exchange_that_is_cut_short_is_completed(
     for steps in range(5):
         path = tmp_path / str(steps) / "batchd.db"
         add(path, 3, name="new")
-        draft = database_file.draft(path, path)
+        draft = backups.draft(path, path)
         killed(path, "old")
         left = iter(range(steps))
 
@@ -201,7 +201,7 @@ def test_an_exchange_that_is_cut_short_is_completed(
 
         monkeypatch.setattr(Path, "replace", dying)
         with contextlib.suppress(KeyboardInterrupt):
-            database_file.put_in_place(draft, path)
+            backups.put_in_place(draft, path)
         monkeypatch.undo()
         with contextlib.closing(Store(path)) as store:
             names = [batch.name for batch in store.read(lookups.restore).batches]

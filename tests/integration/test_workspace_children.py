@@ -12,7 +12,8 @@ from patience import PATIENCE_S, until
 
 from batchd.daemon import bases
 from batchd.records import Origin, SandboxPolicy
-from batchd.workspace.mirrors import FetchJob, Mirror
+from batchd.workspace.fetching import FetchJob
+from batchd.workspace.mirrors import Mirror
 
 
 def children() -> list[int]:
@@ -22,7 +23,7 @@ def children() -> list[int]:
         for pid in map(int, path.read_text().split()):
             with contextlib.suppress(FileNotFoundError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes()
-                found += [pid] if b"batchd.workspace.mirrors" in line else []
+                found += [pid] if b"batchd.workspace.fetching" in line else []
     return found
 
 

@@ -34,9 +34,10 @@ from batchd.errors import WorkspaceError
 from batchd.masking import Masker
 from batchd.records import Base, Origin, Patch, SandboxPolicy
 from batchd.sandbox import Sandbox, Workplace
-from batchd.store import rows
-from batchd.workspace import applying, clones, mirrors
-from batchd.workspace.mirrors import FetchJob, FetchOutcome, Mirror, Pin
+from batchd.store import stored_values
+from batchd.workspace import applying, clones, fetching, patches
+from batchd.workspace.fetching import FetchJob, FetchOutcome
+from batchd.workspace.mirrors import Mirror, Pin
 
 pytestmark = [needs_git, pytest.mark.in_turns]
 
@@ -84,7 +85,7 @@ async def fetched(folder: Path, origin: Origin, *, fetch: bool = True, **more: A
         max_bytes=more.pop("max_bytes", 1 << 30),
     )
     branch = "batchd/b/001" if origin.kind == "clone" else ""
-    return Base(origin=origin, mirror=str(kept), commit=await mirrors.fetched(job), branch=branch)
+    return Base(origin=origin, mirror=str(kept), commit=await fetching.fetched(job), branch=branch)
 
 
 def work(
@@ -116,7 +117,7 @@ def work(
             assert ran.exit_code == 0, ran.output
             if body is not None:
                 await body(place)
-            return await clones.changed(place, base, most)
+            return await patches.changed(place, base, most)
 
     return asyncio.run(visit())
 
@@ -363,7 +364,7 @@ def test_a_mirror_is_on_the_disk_before_it_counts(tmp_path: Path, kind: str) -> 
     )
     (tmp_path / "mirrors/it").mkdir(parents=True)
     calls = "trace=syncfs,rename,renameat,renameat2,write"
-    child = ("sh", "-c", 'exec "$@" $PPID', "sh", *processes.module("batchd.workspace.mirrors"))
+    child = ("sh", "-c", 'exec "$@" $PPID', "sh", *processes.module("batchd.workspace.fetching"))
     done = subprocess.run(
         ["strace", "-f", "-o", str(said), "-e", calls, *child],
         input=message(job),
@@ -1319,7 +1320,7 @@ def test_a_fetch_ends_with_who_asked_for_it(spool: Any, whom: str) -> None:
         child = next(
             n
             for n in numbers()
-            if running(n, "batchd.workspace.mirrors") and running(n, str(process.pid))
+            if running(n, "batchd.workspace.fetching") and running(n, str(process.pid))
         )
         os.kill(process.pid if whom == "the daemon" else child, signal.SIGKILL)
         spool.eventually(
@@ -1407,7 +1408,7 @@ def test_a_clone_that_no_model_has_worked_in_is_made_again_after_a_power_cut(spo
     (clone / ".git/HEAD").write_text("")
     with contextlib.closing(sqlite3.connect(journal, uri=True)) as db, db:
         ((body,),) = db.execute("SELECT body FROM events WHERE seq = 0").fetchall()
-        started = rows.unpack(body).replace(b'"boot":"', b'"boot":"0')
+        started = stored_values.unpack(body).replace(b'"boot":"', b'"boot":"0')
         db.execute("UPDATE events SET body = ? WHERE seq = 0", (started,))
     with spool.serving():
         spool.eventually((spool.folder / "outbox/b/summary.json").exists)
@@ -1485,7 +1486,7 @@ def test_a_mirror_that_another_spool_prunes_meanwhile_is_made_again_and_noted(
         timeout_s=PATIENCE_S,
         max_bytes=1 << 30,
     )
-    command = processes.module("batchd.workspace.mirrors", str(os.getpid()))
+    command = processes.module("batchd.workspace.fetching", str(os.getpid()))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None

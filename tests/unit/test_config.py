@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from batchd import config, pricing, records
+from batchd import config, records, terms
 from batchd.config import loading, providers, sections
 from batchd.errors import ConfigError, NotPossibleError, UsageError
 from batchd.pricing import Prices
@@ -698,5 +698,5 @@ def test_what_is_secret_in_a_provider_goes_with_its_endpoint(written: Path) -> N
         *("qu3ry-key", "b0dy-key", "Basic dXNlcjpwYXNz", "dXNlcjpwYXNz")
     }
     assert "key" not in repr(endpoint)
-    setup = pricing.setup("x/model", settings, Prices(settings.models))
+    setup = terms.setup("x/model", settings, Prices(settings.models))
     assert setup.extra_body == {"seed": 7}

@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 
 from batchd import cli, config
-from batchd.errors import (
-    GONE_COMMANDS,
-    GONE_KEYS,
-    GONE_NOTIFY_WORDS,
-    GONE_OPTIONS,
-    ConfigError,
-    UsageError,
-)
+from batchd.errors import ConfigError, UsageError
+from batchd.gone import GONE_COMMANDS, GONE_KEYS, GONE_NOTIFY_WORDS, GONE_OPTIONS
 
 _OLD = Path(__file__).parents[1] / "data" / "0.2.0"
 

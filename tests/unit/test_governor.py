@@ -16,7 +16,7 @@ from replacing import replace
 from batchd.config import Config
 from batchd.config.sections import BudgetSection, GovernorSection as Section, ProviderSection
 from batchd.governor import Governor, Grant, ParkDecision, Refusal, WantedCall
-from batchd.governor.outages import (
+from batchd.governor.news import (
     BatchSpent,
     Closed,
     GaveUp,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchd.pool.here import Lease, now
+from batchd.pool.lease import Lease, now
 
 _HOUR = 3600.0
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchd import config, pricing
+from batchd import config, terms
 from batchd.errors import ConfigError, TaskFileError
 from batchd.llm import exchange
 from batchd.llm.dialect import ModelRequest, ModelTarget, repaired
@@ -91,7 +91,7 @@ def test_the_nearest_place_counts_key_by_key(spool: config.Config) -> None:
         spool,
     )
     assert task.options == {"top_p": 0.5, "temperature": 0}
-    found = pricing.terms(task, spool, Prices(spool.models), capped=False)
+    found = terms.terms(task, spool, Prices(spool.models), capped=False)
     assert found.model.options == {"temperature": 0, "verbosity": "high", "top_p": 0.5}
     assert found.judge.options == {"temperature": 1, "verbosity": "high"}
 

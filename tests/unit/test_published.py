@@ -10,7 +10,7 @@ from batchd import formats
 from batchd.events import Resumed, decode, encode
 from batchd.notify import format as notifications
 from batchd.records import Origin, SandboxPolicy
-from batchd.workspace.mirrors import FetchJob
+from batchd.workspace.fetching import FetchJob
 
 
 def test_events_of_an_older_journal_are_written_as_they_were() -> None:

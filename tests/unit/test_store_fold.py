@@ -38,7 +38,7 @@ from batchd.records import (
     ToolCall,
     Usage,
 )
-from batchd.store import rows
+from batchd.store import stored_values
 from batchd.store.task_transaction import Ledger, TaskLine, fold
 from batchd.taskstate import TaskState, apply
 
@@ -157,8 +157,8 @@ def test_large_bodies_are_deflated_and_small_ones_left() -> None:
         b'"' + b"x" * 600 + b'"',
         random.Random(1).randbytes(9000),
     ):
-        assert rows.unpack(rows.pack(b"[" + body)) == b"[" + body
-    assert len(rows.pack(b'"' + b"x" * 600 + b'"')) < 100
+        assert stored_values.unpack(stored_values.pack(b"[" + body)) == b"[" + body
+    assert len(stored_values.pack(b'"' + b"x" * 600 + b'"')) < 100
 
 
 @pytest.mark.parametrize(
@@ -172,4 +172,4 @@ def test_large_bodies_are_deflated_and_small_ones_left() -> None:
 )
 def test_the_message_of_an_error_is_read_out_of_the_result(result: str, message: str) -> None:
     """What people see of an error is what the result says, and nothing where it says nothing."""
-    assert rows.error_message(result) == message
+    assert stored_values.error_message(result) == message

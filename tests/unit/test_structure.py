@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 #: The rooms of each floor, the lowest first.
 FLOORS = (
-    "children console decoders errors free_room installation log masking pauses processes"
+    "children console decoders errors free_room gone installation log masking pauses processes"
     " records silent_paths trees users words",
-    "catalog config events formats lifecycle pricing results taskstate tokens views wire",
+    "catalog config events formats lifecycle pricing results taskstate terms tokens views wire",
     "control governor llm sandbox spool store workspace",
     "agent",
     "pool",

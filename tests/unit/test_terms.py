@@ -10,8 +10,9 @@ from batchd.config import Config, providers
 from batchd.config.providers import ModelSection, ProviderSection
 from batchd.config.sections import AgentSection, EvaluationSection
 from batchd.errors import ConfigError, InputError
-from batchd.pricing import Prices, setup, terms
+from batchd.pricing import Prices
 from batchd.records import Task, TaskLimits
+from batchd.terms import setup, terms
 
 PROVIDERS: Mapping[str, ProviderSection] = {
     "openai": ProviderSection(
