@@ -177,11 +177,18 @@ class Attempts:
 
     def _perform(self, effect: Effect) -> None:
         active = self._active.get(effect.ref)
+        if active is not None and isinstance(effect, End | Publish | Confirm):
+            self._forget(active)  # no worker works on it any more
         match effect:
-            case End() | Publish() | Confirm():
-                self._end(effect, active)
+            case End():
+                main_loop.spawn(self._publisher.finish(effect))
+            case Publish():
+                main_loop.spawn(self._publisher.publish(effect.ref))
             case _ if active is None:
                 raise ValueError(f"{effect}: no worker has it")
+            case Confirm():
+                assert active.finished is not None, "it has ended"
+                main_loop.spawn(self._publisher.confirm(effect.ref, active.finished))
             case Start():
                 main_loop.spawn(self._start(active))
             case Free():
@@ -194,20 +201,6 @@ class Attempts:
                 main_loop.spawn(self._suspend(active, wish))
             case Recover(counted=counted, alone=alone):
                 main_loop.spawn(self._recover(active, counted=counted, alone=alone))
-
-    def _end(self, effect: End | Publish | Confirm, active: ActiveAttempt | None) -> None:
-        """End a task that no worker works on any more, write its files, or note them as written."""
-        if active is not None:
-            self._forget(active)
-        match effect:
-            case End():
-                main_loop.spawn(self._publisher.finish(effect))
-            case Publish():
-                main_loop.spawn(self._publisher.publish(effect.ref))
-            case Confirm():
-                assert active is not None, "a worker has just written them"
-                assert active.finished is not None, "it has ended"
-                main_loop.spawn(self._publisher.confirm(effect.ref, active.finished))
 
     # Starting
 
@@ -383,7 +376,8 @@ class Attempts:
 
     def message(self, worker: PoolWorker, message: Any) -> None:
         """Serve a message of a worker."""
-        ref, attempt = _address(message)
+        ask = message.ask if isinstance(message, wire.Failed) else message
+        ref, attempt = ask.ref, ask.attempt
         active = self.get(ref)
         if active is None or active.attempt != attempt or active.worker is not worker:
             if not isinstance(message, wire.Progress | wire.Done):
@@ -482,8 +476,3 @@ def _said(active: ActiveAttempt, done: wire.Done) -> Input:
             return inputs.Broke(end)
         case outcome:  # "refused" and "unopened": before it began, no attempt of the task's
             return inputs.Lost(ref, outcome not in {"refused", "unopened"})
-
-
-def _address(message: Any) -> tuple[Ref, int]:
-    ask = message.ask if isinstance(message, wire.Failed) else message
-    return ask.ref, ask.attempt

@@ -96,24 +96,8 @@ class Intake:
         ``order``: of a ``run``; None: it was dropped.
         ``check``: raises ``WithdrawnError`` where it is not wanted any more.
         """
-        return self._store.read(lookups.claimed, claim.ulid) or await self._stored(
-            claim, order, check
-        )
-
-    async def bring(self, claim: Claim, batch: Batch) -> None:
-        """Move a claimed file into the folder of its batch."""
-        if self._batches.get(batch.name) is None:
-            # It is published, and perhaps collected: nothing more is to appear there.
-            remove = partial(claim.path.unlink, missing_ok=True)
-            await self._outboxes.patiently(lambda: asyncio.to_thread(remove), Action.INBOX_TROUBLE)
-            return
-        if not await self._moved(claim.path, batch):
-            await self._outboxes.on_disk(lambda: move(claim.path, batch), batch)
-        self._batches.moved(batch.name)
-
-    async def _stored(
-        self, claim: Claim, order: Submit | None, check: Callable[[], None]
-    ) -> Batch | None:
+        if known := self._store.read(lookups.claimed, claim.ulid):
+            return known
         config = self._current.config
         batch = new_batch(claim.ulid, claim.name, config.paths.outbox, claim.received_at)
         try:
@@ -138,6 +122,17 @@ class Intake:
             parallel = order.parallel or batch.parallel
             batch = structs.replace(batch, run=order.run, parallel=parallel)
         return await self._batches.add(batch, parsed.tasks, check)
+
+    async def bring(self, claim: Claim, batch: Batch) -> None:
+        """Move a claimed file into the folder of its batch."""
+        if self._batches.get(batch.name) is None:
+            # It is published, and perhaps collected: nothing more is to appear there.
+            remove = partial(claim.path.unlink, missing_ok=True)
+            await self._outboxes.patiently(lambda: asyncio.to_thread(remove), Action.INBOX_TROUBLE)
+            return
+        if not await self._moved(claim.path, batch):
+            await self._outboxes.on_disk(lambda: move(claim.path, batch), batch)
+        self._batches.moved(batch.name)
 
     def _unknown(self, parsed: taskfile.Parsed) -> Iterator[Problem]:
         """Yield what of the batches that a file comes after can never complete here."""

@@ -175,14 +175,10 @@ class SystemdNotifier:
         """Say that the daemon is up, or has reloaded."""
         self._send("READY=1")
 
-    def alive(self) -> None:
-        """Feed the watchdog. Only the main loop may call this."""
-        self._send("WATCHDOG=1")
-
     async def feed(self) -> None:
-        """Feed the watchdog for ever: nothing else is waited for here."""
+        """Feed the watchdog for ever: nothing else is waited for here. Only the main loop may."""
         while True:
-            self.alive()
+            self._send("WATCHDOG=1")
             await asyncio.sleep(self.every_s)
 
     def reloading(self) -> None:

@@ -312,20 +312,13 @@ class ParkingLot(Listener):
     def _half_opened(self, name: str) -> None:
         """Let one task try a parked provider, or model, if there is a key to try it with."""
         if (Scope.of(name), name) in self._lifecycle.holds:
-            self._try_to_read_keys()
+            try:
+                self._read_keys()
+            except BatchdError as error:  # a file may lie where commands would see it by now
+                get_logger().error(Action.CONFIG_RELOADED, kept_old=True, message=str(error))
             self.trials.begin(name)
             main_loop.wake()
         self._governor.outages.without_key(name)
-
-    def _try_to_read_keys(self) -> None:
-        """Read them, or go on with the old ones:
-        a file may lie where commands would see it by now.
-        """
-        lines = get_logger()
-        try:
-            self._read_keys()
-        except BatchdError as error:
-            lines.error(Action.CONFIG_RELOADED, kept_old=True, message=str(error))
 
     def _closed(self, name: str) -> None:
         """Let the tasks of a provider, or of a model, go on."""
@@ -363,11 +356,8 @@ class ParkingLot(Listener):
         while True:
             await self.shortage.begun.wait()
             await pauses.pause(_LOOK_S)
-            self._look()
-
-    def _look(self) -> None:
-        if self.shortage.over():
-            main_loop.spawn(self._forget(*self.shortage.end()))
+            if self.shortage.over():
+                main_loop.spawn(self._forget(*self.shortage.end()))
 
     # How it is done
 

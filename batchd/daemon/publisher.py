@@ -40,7 +40,7 @@ _AT_ONCE = 500
 
 
 class Write(Protocol):
-    """Carries out an operation of the store: ``Writes.write``, or ``Writes.order``."""
+    """Carries out an operation of the store: ``DaemonStore.write``, or ``order``."""
 
     async def __call__(
         self,

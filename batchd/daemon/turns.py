@@ -53,7 +53,7 @@ class Turns:
     def _pump(self) -> None:
         """Start whatever can start: nothing while results cannot be written or commands not run."""
         self._lot.catch_up()  # what is out of order as of now has no turn
-        if main_loop.current().closing or self._lifecycle.holds.stopped or self._batches.closed:
+        if self._stopped:
             return
         queue, trials = self._lifecycle.queue, self._lot.trials
         self._concurrency.refill()
@@ -78,6 +78,11 @@ class Turns:
         elif free > 0 and not self._attempts.active:
             self._lot.shortage.nothing_goes_on()
         self.placing.look()
+
+    @property
+    def _stopped(self) -> bool:
+        closing, holds = main_loop.current().closing, self._lifecycle.holds
+        return closing or holds.stopped or self._batches.closed
 
     def _try_alone(self) -> None:
         while self._attempts.pool.slot_alone(ANYWHERE) and (
@@ -151,7 +156,6 @@ class Turns:
 
     def startable(self) -> Ref | None:
         """Return a task that would be started now; None after each look."""
-        stopped = (
-            main_loop.current().closing or self._lifecycle.holds.stopped or self._batches.closed
-        )
-        return None if stopped or self._attempts.free <= 0 else self._lifecycle.queue.next()
+        if self._stopped or self._attempts.free <= 0:
+            return None
+        return self._lifecycle.queue.next()
