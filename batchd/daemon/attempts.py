@@ -19,10 +19,11 @@ from batchd.daemon.bases import Bases
 from batchd.daemon.batches import OpenBatches
 from batchd.daemon.calls import Calls
 from batchd.daemon.current_config import CurrentConfig
+from batchd.daemon.lessons import Lessons
 from batchd.daemon.main_loop import BriefCache
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.publisher import Publisher
-from batchd.daemon.starting import AttemptStarter, Lessons, PlaceLook
+from batchd.daemon.starting import AttemptStarter, PlaceLook
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import NotPossibleError, StaleAttemptError
 from batchd.events import CancelRequested, Suspended, TaskStarted

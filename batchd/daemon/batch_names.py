@@ -14,10 +14,10 @@ from msgspec.structs import replace
 
 from batchd.daemon import main_loop
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.writes import DaemonStore
 from batchd.records import Batch, BatchNaming
 from batchd.spool import outbox
 from batchd.store import lookups
+from batchd.store.store import Store
 
 #: Names that are reserved together: their folders are made in one go.
 _AT_ONCE = 256
@@ -42,7 +42,7 @@ class BatchNames:
     nor anything in the outbox, and makes its folder.
     """
 
-    _store: DaemonStore
+    _store: Store
     _outboxes: Outboxes
     #: By outbox: what waits while others are reserved there.
     _waiting: dict[str, list[_Wanted]] = field(default_factory=dict)

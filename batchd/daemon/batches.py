@@ -72,8 +72,8 @@ class OpenBatches:
     _governor: Governor
     #: They have their turn before a batch's summary is written.
     _finishers: Sequence[Finisher]
-    #: Reserves their folders.
-    folders: BatchNames = field(init=False)
+    #: Reserves their names, and folders.
+    names: BatchNames = field(init=False)
     _open: dict[str, OpenBatch] = field(default_factory=dict)
     #: Which batch's folder took files; where it takes none by then, a result waits for that.
     _took: BriefCache = field(default_factory=BriefCache)
@@ -81,7 +81,7 @@ class OpenBatches:
     _met: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.folders = BatchNames(self._store, self._outboxes)
+        self.names = BatchNames(self._store, self._outboxes)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -173,7 +173,7 @@ class OpenBatches:
 
         while True:
             found = await self._outboxes.patiently(
-                lambda: self.folders.reserve(here()), Action.OUTBOX_TROUBLE, here
+                lambda: self.names.reserve(here()), Action.OUTBOX_TROUBLE, here
             )
             try:
                 return await self._store.write(
@@ -181,10 +181,10 @@ class OpenBatches:
                 )
             except UsedNameError:  # it was free in two outboxes at a time
                 with contextlib.suppress(OSError):
-                    await self.folders.give_back(found)
+                    await self.names.give_back(found)
             except WithdrawnError:
                 with contextlib.suppress(OSError):
-                    await self.folders.give_back(found)
+                    await self.names.give_back(found)
                 raise
 
     async def try_out(self, folder: str) -> None:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from batchd import events as vocabulary, wire
 from batchd.daemon import main_loop
 from batchd.daemon.active import ActiveAttempt
-from batchd.daemon.starting import Lessons
+from batchd.daemon.lessons import Lessons
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import StaleAttemptError
 from batchd.events import (

@@ -42,11 +42,12 @@ from batchd.control.socket_server import Requester
 from batchd.daemon import main_loop, targets
 from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import OpenBatches
-from batchd.daemon.current_config import CurrentConfig, Reloader, shown
+from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.errands import Errands
 from batchd.daemon.listeners import Listener
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.parking_lot import ParkingLot
+from batchd.daemon.reloading import Reloader, shown
 from batchd.daemon.retry import Reruns
 from batchd.daemon.status import Desk
 from batchd.daemon.writes import DaemonStore

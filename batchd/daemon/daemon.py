@@ -19,23 +19,33 @@ from batchd.config import Config
 from batchd.control import ControlRequest, OpenTrouble
 from batchd.control.requests import A
 from batchd.control.socket_server import Requester, Server
-from batchd.daemon import current_config, lock, main_loop, recovery, scratch, writes
+from batchd.daemon import (
+    former_packs,
+    lock,
+    main_loop,
+    recovery,
+    scratch,
+    tuning,
+    writes,
+)
 from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import OpenBatches
 from batchd.daemon.commands import Commands
-from batchd.daemon.current_config import CurrentConfig, Reloader
+from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.errands import Errands
 from batchd.daemon.gates import Predecessors
 from batchd.daemon.intake import Intake, as_asked, move_claimed, new_batch
 from batchd.daemon.listeners import Finisher, Listener, StartReport
-from batchd.daemon.main_loop import SystemdNotifier
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.parking_lot import ParkingLot
 from batchd.daemon.publisher import Publisher
+from batchd.daemon.reloading import Reloader
 from batchd.daemon.retry import Reruns
 from batchd.daemon.scratch import ScratchCleanup
 from batchd.daemon.self_check import SelfCheck
-from batchd.daemon.status import Desk, HostCheck, StatusFile
+from batchd.daemon.status import Desk, HostCheck
+from batchd.daemon.status_file import StatusFile
+from batchd.daemon.systemd import SystemdNotifier
 from batchd.daemon.troubles import TroubleLog
 from batchd.daemon.turns import Turns
 from batchd.daemon.writes import DaemonStore
@@ -176,7 +186,7 @@ class Daemon:
         home.enter_home(state)
         undo.callback(claims.keep_mark, state, claims.mark(state))
         if self._work:
-            scratch.insist_without_packs(state, drop=self._drop_packs)
+            former_packs.insist(state, drop=self._drop_packs)
             # Refuse to start where commands cannot run.
             self._limits = Sandbox(config.sandbox_policy()).limits
             safety.warn_of_seen(config)
@@ -220,7 +230,7 @@ class Daemon:
         store, outboxes = self.store, self.outboxes
         self.current = current = CurrentConfig(config, Prices(config.models))
         self.lifecycle = lifecycle = Lifecycle()
-        endpoints, missing = current_config.endpoints(config)
+        endpoints, missing = tuning.endpoints(config)
 
         def tell(news: News) -> None:
             self.lot.news.put_nowait(news)
@@ -231,7 +241,7 @@ class Daemon:
         self.governor = governor = Governor(config, missing, tell, booked=booked)
         self.pool = pool = Supervisor(
             self._shape(config),
-            current_config.settings(config, endpoints),
+            tuning.settings(config, endpoints),
             LocalEngine(held, self._agent, state / "pool"),
         )
         self.reloader = reloader = Reloader(
@@ -269,7 +279,7 @@ class Daemon:
 
     def _shape(self, config: Config) -> PoolShape:
         """Return how large the pool is; without processes it has no slots, so nothing starts."""
-        shape = current_config.shape(config)
+        shape = tuning.shape(config)
         if not self._work:
             return replace(shape, processes=0, machines=())
         # For `batchd run` alone all workers are of this machine.
@@ -297,7 +307,7 @@ class Daemon:
             undo.push_async_callback(status.stop)
         server = Server(state, self.commands)
         undo.push_async_callback(server.stop)
-        scratch.prepare(config)
+        scratch.above(config).mkdir(mode=0o700, exist_ok=True)
         pool.start(self.attempts)
         troubles.also(Action.WORKER_TROUBLE, lambda: pool.trouble)
         troubles.also(Action.NODE_TROUBLE, pool.machine_trouble)
@@ -310,7 +320,7 @@ class Daemon:
             undo.push_async_callback(inbox.stop)
             self.loop.spawn(self.intake.run(inbox, earlier), endless=True)
         if self._watch and config.pool.engine == "ray":
-            cluster = Cluster(partial(current_config.cluster, self.current), pool, self._workload)
+            cluster = Cluster(partial(tuning.cluster, self.current), pool, self._workload)
             troubles.also(Action.CLUSTER_TROUBLE, lambda: cluster.trouble)
             self.loop.spawn(cluster.run(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up
@@ -393,7 +403,9 @@ class Daemon:
         gc.disable()
         restored = self.store.read(lookups.restore)
         self._restore(restored, claimed)
-        self.scratch.sweep(task.ref for task in restored.queued)
+        queued = [task.ref for task in restored.queued]
+        self.scratch.sweep(queued)
+        former_packs.forget(Path(self._config.paths.state), queued)
         gc.freeze()
         gc.enable()
 

@@ -7,19 +7,18 @@ on once the cause is gone.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from batchd import catalog, pauses
-from batchd.catalog import ModelListing
+from batchd import pauses
 from batchd.daemon import main_loop
 from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import OpenBatches
 from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.gates import FirstCalls, MoneyWaits
 from batchd.daemon.listeners import Listener
+from batchd.daemon.offers import Offers
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import BatchdError
@@ -31,11 +30,9 @@ from batchd.lifecycle.holds import Key
 from batchd.lifecycle.inputs import End
 from batchd.lifecycle.trials import Trials
 from batchd.log import Action, get_logger
-from batchd.pauses import aside
 from batchd.records import (
     Batch,
     Cause,
-    Endpoint,
     Parking,
     Reason,
     Ref,
@@ -50,10 +47,6 @@ from batchd.store import operations
 _LOOK_S = 1.0
 #: Parkings whose end is noted in one go.
 _CHUNK = 1000
-#: A provider is not asked again within this time, in seconds.
-_FRESH_S = 600.0
-#: A list that has not come by then is given up; the thread that asks for it knows a shorter time.
-_PATIENCE_S = 20.0
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -440,73 +433,3 @@ def _how(parking: Parking) -> str:
         f"`batchd resume --{parking.scope} {parking.name}`",
         "`batchd retry --failed --model PROVIDER/MODEL BATCH`",
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a provider answered; None: it has no list, or did not answer."""
-
-    at: float
-    listing: ModelListing | None
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Offers:
-    """Asks providers for their models, and keeps what they answer."""
-
-    _current: CurrentConfig
-    _asked: dict[str, _Asked] = field(default_factory=dict)
-
-    def known(self, provider: str) -> bool:
-        """Whether a provider was asked lately, whatever it said."""
-        asked = self._asked.get(provider)
-        return asked is not None and time.monotonic() - asked.at < _FRESH_S
-
-    async def ask(self, provider: str) -> None:
-        """Ask a provider for its list, unless that is known. Raises nothing."""
-        if self.known(provider):
-            return
-        try:
-            endpoint = self._current.config.endpoint(provider)
-        except BatchdError:
-            return  # without a key there is no list
-        found = await _in_thread(endpoint)
-        self._asked[provider] = _Asked(time.monotonic(), found)
-
-    def explained(self, model: str, message: str) -> str:
-        """Return what a provider said of a model that it does not have,
-        and what is known beside that.
-        """
-        return "; ".join((message, *self._more(model)))
-
-    def _more(self, model: str) -> Iterator[str]:
-        provider = model.partition("/")[0]
-        asked, known = self._asked.get(provider), self._current.config.providers.get(provider)
-        listing = asked.listing if asked else None
-        end, today = catalog.end(model, known.base_url if known else "", listing), catalog.today()
-        if end is not None and end.gone(today):
-            yield end.words(today)
-        near = listing.nearest(model.partition("/")[2]) if listing else ()
-        successors = [end.successor] if end is not None and end.successor else []
-        names = dict.fromkeys((*successors, *(f"{provider}/{name}" for name in near)))
-        names.pop(model, None)  # a list of yesterday has it yet
-        if names:
-            yield f"nearest are {', '.join(names)}"
-
-
-async def _in_thread(endpoint: Endpoint) -> ModelListing | None:
-    """Ask in a thread of its own, which the end of the daemon does not wait for:
-    a server may hold it up for long.
-    """
-
-    def work() -> ModelListing | None:
-        from batchd.catalog.query import ask  # a client for HTTP, which nothing else here needs
-
-        found = ask(endpoint)
-        return found if isinstance(found, ModelListing) else None
-
-    # No thread is to be had, or no answer in time.
-    with contextlib.suppress(RuntimeError, TimeoutError):
-        async with asyncio.timeout(_PATIENCE_S):
-            return await aside(work, "models")
-    return None

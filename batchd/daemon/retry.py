@@ -119,7 +119,7 @@ class Reruns:
         would surprise who has given up on it, and be paid for.
         """
         await self._batches.try_out(plan.batch.outbox)
-        named = await self._store.ordered(partial(self._batches.folders.reserve, plan.batch))
+        named = await self._store.ordered(partial(self._batches.names.reserve, plan.batch))
         check = by.insist if by else wanted
         try:
             stored = await self._store.order(
@@ -127,7 +127,7 @@ class Reruns:
             )
         except BatchdError:
             with contextlib.suppress(BatchdError, OSError):
-                await self._batches.folders.give_back(named)
+                await self._batches.names.give_back(named)
             raise
         batch = self._batches.opened(stored, plan.tasks)
         request = Path(batch.folder, batch.request)

@@ -1,15 +1,12 @@
-"""The start of an attempt: when a task may begin again that was at work elsewhere, what a
-worker gets when it takes a task up, lessons about its model included, or why none is to take it
-up.
+"""The start of an attempt: when a task may begin again that was at work elsewhere, and what a
+worker gets when it takes a task up, or why none is to take it up.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -17,92 +14,21 @@ from typing import TypeAlias
 import msgspec
 
 from batchd import terms, wire
-from batchd.daemon import main_loop, scratch
+from batchd.daemon import former_packs, scratch
 from batchd.daemon.active import ActiveAttempt
 from batchd.daemon.current_config import CurrentConfig
+from batchd.daemon.lessons import Lessons
 from batchd.daemon.writes import DaemonStore
-from batchd.errors import ConfigError, InputError, NotPossibleError
+from batchd.errors import InputError, NotPossibleError
 from batchd.events import Resumed, Suspended, TaskStarted, Terms, decode
 from batchd.gone import GONE_TASK_KEYS
 from batchd.governor import Governor, ParkDecision
 from batchd.lifecycle import inputs
 from batchd.lifecycle.inputs import End
-from batchd.log import Action, get_logger
 from batchd.records import Batch, Reason, Ref, Secret, Task, TaskStatus, tasks
 from batchd.spool.task_directories import TaskDirectories
-from batchd.store import lookups, operations
-from batchd.store.rows import DispatchedTask, LearntRefusal
-
-#: A model may have learned meanwhile to take it.
-_KEPT_S = 7 * 86400.0
-#: What becomes of it, in words.
-_FIELD = "batchd leaves that out of its requests from now on, and tries it again in a week"
-_EFFORT = "batchd asks it for the nearest lower effort that it has, or its lowest, and tries this one again in a week"
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Lessons:
-    """What providers refuse, and requests leave out."""
-
-    _current: CurrentConfig
-    _store: DaemonStore
-    #: By model and lesson.
-    _refused: dict[tuple[str, str], LearntRefusal] = field(default_factory=dict)
-
-    def restore(self) -> None:
-        """Take up what earlier daemons noted."""
-        self._refused.update({(r.model, r.lesson): r for r in self._store.read(lookups.refused)})
-
-    def learned(self, seen: Mapping[str, Iterable[str]]) -> None:
-        """Note what a worker has seen models, by name, refuse; log what is new."""
-        for model, lessons in seen.items():
-            known, setting = self.of(model), self._setting(model)
-            for lesson in lessons:
-                if lesson in known or not setting:
-                    continue
-                refused = LearntRefusal(model, lesson, setting, time.time())
-                self._refused[model, lesson] = refused
-                get_logger().info(
-                    Action.MODEL_REFUSES,
-                    model=model,
-                    refuses=lesson,
-                    message=_EFFORT if lesson.startswith("effort:") else _FIELD,
-                )
-                main_loop.spawn(self._store.write(operations.refuse, refused))
-
-    def of(self, model: str) -> tuple[str, ...]:
-        """Return what a model refuses,
-        as long as that is not too long ago and it is called as it was then.
-        """
-        if not any(name == model for name, _ in self._refused):
-            return ()
-        setting, since = self._setting(model), time.time() - _KEPT_S
-        return tuple(
-            refused.lesson
-            for (name, _), refused in self._refused.items()
-            if name == model and refused.setting == setting and refused.at > since
-        )
-
-    def _setting(self, model: str) -> str:
-        """Return what distinguishes how a model is called today from how it was before;
-        empty where it cannot be called.
-        """
-        config = self._current.config
-        try:
-            setup = terms.setup(model, config, self._current.prices)
-        except ConfigError:
-            return ""
-        base_url = config.providers[setup.provider].base_url
-        called = (
-            base_url.partition("?")[0],
-            setup.api,
-            setup.tools,
-            setup.output_limit_field,
-            setup.json_mode,
-            setup.extra_body,
-        )
-        return hashlib.sha256(msgspec.json.encode(called)).hexdigest()[:16]
-
+from batchd.store import lookups
+from batchd.store.rows import DispatchedTask
 
 #: How the journal's text of an answer begins, and of the next attempt.
 _ANSWERED = b'["CallAnswered"'
@@ -227,7 +153,7 @@ class AttemptStarter:
             node=active.worker.node,
             tmp=str(scratch.folder(self._current.config, ref)),
             base=active.base,
-            lost=scratch.lost(Path(self._current.config.paths.state), ref),
+            lost=former_packs.lost(Path(self._current.config.paths.state), ref),
             base_s=self._current.config.workspace.fetch_timeout_s,
             max_patch_bytes=self._current.config.workspace.max_patch_bytes,
             refused={

@@ -150,11 +150,13 @@ class Pace:
                 meter.adopt(gone / limit.reset_s, max(1.0, limit.limit / 60), now)
 
     def figures(self) -> dict[str, float | int]:
-        """Return what is known, for people: a minute each; 0: nothing is."""
+        """Return what is known, for people: requests and tokens a minute, 0 where nothing is; and
+        how many requests may be under way, now and at most.
+        """
         rates = (meter.rate * 60 for meter in (self._requests, self._tokens))
         rpm, tpm = (round(rate, 1) if rate < inf else 0 for rate in rates)
-        most = {"concurrent": self.concurrent, "max_concurrent": self._crowd.most}
-        return {"rpm": rpm, "tpm": tpm, **most}
+        now, most = self.concurrent, self._crowd.most
+        return {"rpm": rpm, "tpm": tpm, "concurrent": now, "max_concurrent": most}
 
     def _refused(self, ticket: SentRequest, now: float, failure: Failure) -> float:
         """Learn from a 429; return how long everybody waits for it."""

@@ -1,0 +1,93 @@
+"""What providers offer: the models that stand in their lists, looked up once in a while."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from batchd import catalog
+from batchd.catalog import ModelListing
+from batchd.daemon.current_config import CurrentConfig
+from batchd.errors import BatchdError
+from batchd.pauses import aside
+from batchd.records import (
+    Endpoint,
+)
+
+#: A provider is not asked again within this time, in seconds.
+_FRESH_S = 600.0
+#: A list that has not come by then is given up; the thread that asks for it knows a shorter time.
+_PATIENCE_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a provider answered; None: it has no list, or did not answer."""
+
+    at: float
+    listing: ModelListing | None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Offers:
+    """Asks providers for their models, and keeps what they answer."""
+
+    _current: CurrentConfig
+    _asked: dict[str, _Asked] = field(default_factory=dict)
+
+    def known(self, provider: str) -> bool:
+        """Whether a provider was asked lately, whatever it said."""
+        asked = self._asked.get(provider)
+        return asked is not None and time.monotonic() - asked.at < _FRESH_S
+
+    async def ask(self, provider: str) -> None:
+        """Ask a provider for its list, unless that is known. Raises nothing."""
+        if self.known(provider):
+            return
+        try:
+            endpoint = self._current.config.endpoint(provider)
+        except BatchdError:
+            return  # without a key there is no list
+        found = await _in_thread(endpoint)
+        self._asked[provider] = _Asked(time.monotonic(), found)
+
+    def explained(self, model: str, message: str) -> str:
+        """Return what a provider said of a model that it does not have,
+        and what is known beside that.
+        """
+        return "; ".join((message, *self._more(model)))
+
+    def _more(self, model: str) -> Iterator[str]:
+        provider = model.partition("/")[0]
+        asked, known = self._asked.get(provider), self._current.config.providers.get(provider)
+        listing = asked.listing if asked else None
+        end, today = catalog.end(model, known.base_url if known else "", listing), catalog.today()
+        if end is not None and end.gone(today):
+            yield end.words(today)
+        near = listing.nearest(model.partition("/")[2]) if listing else ()
+        successors = [end.successor] if end is not None and end.successor else []
+        names = dict.fromkeys((*successors, *(f"{provider}/{name}" for name in near)))
+        names.pop(model, None)  # a list of yesterday has it yet
+        if names:
+            yield f"nearest are {', '.join(names)}"
+
+
+async def _in_thread(endpoint: Endpoint) -> ModelListing | None:
+    """Ask in a thread of its own, which the end of the daemon does not wait for:
+    a server may hold it up for long.
+    """
+
+    def work() -> ModelListing | None:
+        from batchd.catalog.query import ask  # a client for HTTP, which nothing else here needs
+
+        found = ask(endpoint)
+        return found if isinstance(found, ModelListing) else None
+
+    # No thread is to be had, or no answer in time.
+    with contextlib.suppress(RuntimeError, TimeoutError):
+        async with asyncio.timeout(_PATIENCE_S):
+            return await aside(work, "models")
+    return None
