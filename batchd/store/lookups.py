@@ -27,6 +27,7 @@ from batchd.store.stored_values import unpack, unpack_task
 #: No parking's cause: such a row's message says for how long it was tried in vain,
 #: and goes with the parking.
 TRIED = "tried"
+#: The columns of a batch are the fields of its record: to rename one takes a migration.
 BATCH_COLUMNS = ", ".join(Batch.__struct_fields__)
 
 NAMED = "t.name IN (SELECT value FROM json_each(?))"
