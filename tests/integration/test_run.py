@@ -215,7 +215,8 @@ def test_twenty_runs_at_once_share_one_daemon(spool: Any) -> None:
     one file follow the first of them.
     """
     paths = [spool.write(f"b{i}.json", [{"first_prompt": "x"}]) for i in range(20)]
-    same = [spool.write("same.json", [{"first_prompt": "y"}])] * 3
+    # The first of them must not have ended when the last one begins: that begins another batch.
+    same = [spool.write("same.json", [{"first_prompt": "hang 5 s"}])] * 3
     runs = [
         warm.Popen(
             spool.command("run", path, "--json"),
@@ -223,7 +224,7 @@ def test_twenty_runs_at_once_share_one_daemon(spool: Any) -> None:
             stderr=subprocess.PIPE,
             env=spool.environment,
         )
-        for path in [*paths, *same]
+        for path in [*same, *paths]
     ]
     for run in runs:
         with run:
