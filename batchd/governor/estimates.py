@@ -132,8 +132,8 @@ class Estimates:
         return ""
 
     def forgive(self) -> None:
-        """Take what is wrong with models as mended, until an answer shows that it is not:
-        what is set aside for their calls stays by their last answers.
+        """Forget which models write too much, until an answer shows it again: the configuration
+        has changed. What is set aside for their calls stays by their last answers.
         """
         self._overlong.clear()
 

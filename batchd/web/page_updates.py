@@ -154,7 +154,7 @@ class TaskFilter:
 
     statuses: tuple[str, ...] = ()
     text: str = ""
-    #: A key of ``row_records.SORTS``.
+    #: A key of ``queries.SORTS``.
     sort: str = ""
     descending: bool = False
     #: From 0.

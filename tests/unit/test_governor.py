@@ -350,7 +350,7 @@ def test_one_answer_ends_no_task_and_what_two_came_to_fades() -> None:
         assert g.estimates.overlong()
         g.retune(g._config, {})
         await answered(500)
-        assert not g.estimates.overlong(), "a reload may have mended it"
+        assert not g.estimates.overlong(), "a reload may have changed that"
         await answered(5000)
         for _ in range(20):
             assert g.estimates.overlong()
