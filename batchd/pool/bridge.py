@@ -11,6 +11,7 @@ left that the daemon does not know.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import socket
@@ -25,6 +26,7 @@ from batchd.pool import bridge_messages
 from batchd.pool.actor import Actor
 from batchd.pool.bridge_messages import (
     MOST_DATA,
+    NOTICE,
     WINDOW,
     ClusterSize,
     Connected,
@@ -95,15 +97,16 @@ class Bridge:
         if isinstance(first, NotConnected):
             return
         self._say(Connected())
-        looking = asyncio.create_task(self._watch())
-        try:
-            while not looking.done():
-                order = asyncio.create_task(bridge_messages.orders(reader))
-                await asyncio.wait({order, looking}, return_when=asyncio.FIRST_COMPLETED)
-                if order.done():
-                    self._carry_out(order.result())
-        except asyncio.IncompleteReadError:
-            return
+        serving = {asyncio.create_task(each) for each in (self._obey(reader), self._watch())}
+        ended, _ = await asyncio.wait(serving, return_when=asyncio.FIRST_COMPLETED)
+        for each in ended:
+            each.result()
+
+    async def _obey(self, orders: asyncio.StreamReader) -> None:
+        """Carry out what the daemon orders, until it is gone."""
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                self._carry_out(await bridge_messages.order(orders))
 
     def _say(self, news: bridge_messages.News) -> None:
         left = memoryview(bridge_messages.frame(news))
@@ -162,13 +165,15 @@ class Bridge:
         self._run(place, badge, self._carry_up(place, badge))
 
     async def _carry_down(self, place: Place, badge: int) -> None:
-        written = 0
+        written = noticed = 0
         while True:
             data = bytearray(await place.down.get())
             while not place.down.empty() and len(data) < MOST_DATA:
                 data += place.down.get_nowait()
             written = await place.actor.down.remote(written, bytes(data))
-            self._say(Taken(badge, len(data)))
+            if written - noticed >= NOTICE:
+                self._say(Taken(badge, written - noticed))
+                noticed = written
 
     async def _carry_up(self, place: Place, badge: int) -> None:
         said = 0

@@ -14,6 +14,8 @@ from msgspec import Struct
 
 #: Bytes that go to or from a worker at a time, and that may be under way each way.
 MOST_DATA, WINDOW = 1 << 20, 16 << 20
+#: After so many bytes that were read the other end learns of them.
+NOTICE = WINDOW // 4
 _MOST_FRAME = MOST_DATA + (64 << 10)
 _HEAD = 4
 
@@ -46,7 +48,7 @@ class StopWorker(Struct, frozen=True, tag=True):
 
 
 class Down(Struct, frozen=True, tag=True):
-    """To the bridge: bytes for a worker. Answered by ``Taken``, once it has read them."""
+    """To the bridge: bytes for a worker. ``Taken`` tells when many of them are read."""
 
     badge: int
     data: bytes
@@ -126,10 +128,10 @@ def frame(message: Order | News) -> bytes:
     return len(body).to_bytes(_HEAD, "big") + body
 
 
-async def orders(reader: asyncio.StreamReader) -> Order:
+async def order(reader: asyncio.StreamReader) -> Order:
     """Return what the daemon says next. Raises ``EOFError`` where it has ended."""
-    order: Order = msgspec.msgpack.decode(await _body(reader), type=Order)
-    return order
+    said: Order = msgspec.msgpack.decode(await _body(reader), type=Order)
+    return said
 
 
 async def news(reader: asyncio.StreamReader) -> News:

@@ -26,6 +26,7 @@ from batchd.log import Action
 from batchd.pauses import doubled
 from batchd.pool import bridge_messages
 from batchd.pool.bridge_messages import (
+    NOTICE,
     WINDOW,
     ClusterSize,
     Connected,
@@ -187,26 +188,30 @@ class Cluster:
 
     async def _serve(self, said: asyncio.StreamReader) -> None:
         """Keep the workers, as long as the cluster answers. Raises ``EOFError``."""
-        loop = asyncio.get_running_loop()
-        heard_at, late, due = loop.time(), False, loop.time()
-        news = asyncio.create_task(bridge_messages.news(said))
+        heard_at = time.monotonic()
+
+        async def listen() -> None:
+            nonlocal heard_at
+            while True:
+                self._take(await bridge_messages.news(said))
+                heard_at = time.monotonic()
+
+        listening = asyncio.create_task(listen())
+        late = False
         try:
-            while (silent_s := loop.time() - heard_at) < _SILENT_S:
-                await asyncio.wait({news}, timeout=max(0.0, due - loop.time()))
-                if news.done():
-                    self._take(news.result())
-                    news = asyncio.create_task(bridge_messages.news(said))
-                    heard_at = loop.time()
-                    self.trouble, late = None if late else self.trouble, False
-                elif silent_s > _LATE_S:
+            while not listening.done() and (silent_s := time.monotonic() - heard_at) < _SILENT_S:
+                if silent_s > _LATE_S:
                     self.troubled(self._unanswered(), _AGAIN)
                     late = True
-                if loop.time() >= due:
-                    due = loop.time() + _LOOK_S
-                    self._fit()
+                elif late:
+                    self.trouble, late = None, False
+                self._fit()
+                await asyncio.wait({listening}, timeout=_LOOK_S)
+            if listening.done():
+                await listening
         finally:
-            news.cancel()
-            await asyncio.gather(news, return_exceptions=True)
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
 
     def _unanswered(self) -> str:
         return f"the Ray cluster at {self._terms().address} does not answer any more"
@@ -423,10 +428,14 @@ class RayWorker(RemoteWorker):
         self._fewer.set()
 
     async def _up(self, theirs: socket.socket, opened: Callable[[bytes], bytes]) -> None:
+        read = 0
         try:
             while data := await self._coming.get():
                 await asyncio.get_running_loop().sock_sendall(theirs, opened(data))
-                self._cluster.order(Read(self.badge, len(data)))
+                read += len(data)
+                if read >= NOTICE:
+                    self._cluster.order(Read(self.badge, read))
+                    read = 0
         except OSError as error:
             self._how = self._how or str(error)
         self.disconnect()
