@@ -87,7 +87,7 @@ class _Agent:
 
     async def _work_in_sandbox(self) -> None:
         run, task = self._run, self._run.task
-        with await self._host.sandbox.open(
+        async with await self._host.sandbox.open(
             run.batch.directory(task),
             fresh=not task.dir,
             network=task.network,

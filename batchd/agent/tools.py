@@ -268,8 +268,6 @@ async def _commanded(
     output, runs = _shown(ran, timeout_s), ""
     if ran.left != known.left:
         runs = prompts.running(ran.left, ran.log) if ran.left else prompts.gone(place.why_over)
-    if ran.lost:
-        runs = prompts.gone(ran.lost)
     text = _NOTHING if output.text == _SILENT and changed is False and not files else output.text
     failed = ran.output if ran.exit_code else ""
     asked, screen = wants_input(failed), wants_screen(failed)
@@ -294,15 +292,13 @@ def lines(*parts: str) -> str:
 async def _filed(
     request: ToolRequest, place: Workplace, timeout_s: float, most: int | None, *, known: bool
 ) -> ToolOutput:
-    """Run a request for a file, in a sandbox of its own:
-    what commands have left running has no part in it.
-    """
+    """Run a request for a file; what commands have left running has no part in it."""
     arguments = request.arguments
     if request.name == "read_file":
         first = max(1, arguments.get("start", 1))
         last = str(first + max(1, arguments["lines"]) - 1) if "lines" in arguments else "$"
         argv = ["sed", "-n", f"{first},{last}p", "--", arguments["path"]]
-        return _shown(await place.run(argv, timeout_s=timeout_s, at_most=most), timeout_s)
+        return _shown(await place.own(argv, timeout_s=timeout_s, at_most=most), timeout_s)
     if not known and (first := await _first(place, arguments["path"], timeout_s, most)):
         return first
     if request.name == "write_file":
@@ -317,7 +313,7 @@ async def _first(
     None: there is nothing to be read.
     """
     argv = ["sed", "-n", f"1,{_FIRST_LINES}p;{_FIRST_LINES}q", "--", path]
-    ran = await place.run(argv, timeout_s=timeout_s, at_most=most)
+    ran = await place.own(argv, timeout_s=timeout_s, at_most=most)
     if ran.timed_out:
         return _shown(ran, timeout_s)
     if ran.exit_code != 0 or not ran.output:
@@ -328,7 +324,7 @@ async def _first(
 
 async def _write(place: Workplace, path: str, content: str, timeout_s: float) -> ToolOutput:
     data = content.encode()
-    ran = await place.run(["sh", "-c", _WRITE, "write_file", path], stdin=data, timeout_s=timeout_s)
+    ran = await place.own(["sh", "-c", _WRITE, "write_file", path], stdin=data, timeout_s=timeout_s)
     if ran.exit_code != 0:
         return _shown(ran, timeout_s)
     return ToolOutput(f"Wrote {len(data)} bytes to {path}.", 0, ran.seconds)
@@ -337,7 +333,7 @@ async def _write(place: Workplace, path: str, content: str, timeout_s: float) ->
 async def _edit(place: Workplace, arguments: Mapping[str, Any], timeout_s: float) -> ToolOutput:
     path, old, new = arguments["path"], arguments["old"], arguments["new"]
     # Not masked: what the file holds is written back, and never shown.
-    ran = await place.run(
+    ran = await place.own(
         ["cat", "--", path], timeout_s=timeout_s, max_output_bytes=_EDITABLE, masked=False
     )
     if ran.exit_code != 0:

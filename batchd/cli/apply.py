@@ -178,7 +178,7 @@ def _own(key: str) -> str:
 async def _applied(policy: SandboxPolicy, order: _Order, ruled: bytes) -> str:
     # The owner's repository is not held to what a task may write.
     roomy = replace(policy, max_file_bytes=_ROOM, max_disk_bytes=_ROOM, network=False)
-    with await sandbox.Sandbox(roomy).open(
+    async with await sandbox.Sandbox(roomy).open(
         str(order.into), fresh=False, network=False, env={}
     ) as place:
         return await applying.apply(place, order.patches, order.branch, ruled)

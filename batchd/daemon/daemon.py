@@ -188,7 +188,9 @@ class Daemon:
         if self._work:
             former_packs.insist(state, drop=self._drop_packs)
             # Refuse to start where commands cannot run.
-            self._limits = Sandbox(config.sandbox_policy()).limits
+            sandbox = Sandbox(config.sandbox_policy())
+            self._limits = sandbox.limits
+            sandbox.rest()
             safety.warn_of_seen(config)
         disks = AllDiskThreads()
         undo.callback(disks.close)

@@ -137,7 +137,7 @@ class Reloader:
         if config.paths != old.paths:
             safety.insist(config)
         if config.sandbox != old.sandbox:
-            Sandbox(config.sandbox_policy())  # as at the start: never without a working one
+            Sandbox(config.sandbox_policy()).rest()  # as at the start: never without a working one
         log.hide(config.hidden())
         prices = Prices(config.models)
         known, missing = tuning.endpoints(config)

@@ -66,23 +66,21 @@ class FirstRequests:
             return ""
         # A directory that is yet to be made has the facts of a fresh one.
         for path in filter(None, (task.dir, trial)):
-            with (
-                contextlib.suppress(SandboxError),
-                await self._sandbox.open(
+            with contextlib.suppress(SandboxError):
+                async with await self._sandbox.open(
                     path,
                     fresh=path == trial,
                     network=task.network,
                     env=task.env,
                     tmp=f"{trial}-tmp",
-                ) as place,
-            ):
-                said = await place.facts()
-                if path == trial:
-                    return said
-                files = place.files()
-                says = await context.words(place, files) if self._agents_md else ""
-                opening, _ = await seen.opening(place, files, task.first_prompt)
-                return "\n\n".join(filter(None, (said, says, opening)))
+                ) as place:
+                    said = await place.facts()
+                    if path == trial:
+                        return said
+                    files = place.files()
+                    says = await context.words(place, files) if self._agents_md else ""
+                    opening, _ = await seen.opening(place, files, task.first_prompt)
+                    return "\n\n".join(filter(None, (said, says, opening)))
         self.missing = "the sandbox could not be asked"
         return ""
 

@@ -31,6 +31,7 @@ from batchd.notify.format import NotificationV1
 from batchd.pauses import aside
 from batchd.sandbox import command_run, launch
 from batchd.sandbox.child import ChildProcess
+from batchd.sandbox.output import CommandOutput
 
 if TYPE_CHECKING:
     from apprise import NotifyBase
@@ -296,8 +297,7 @@ async def _run(target: ReceiverTarget, message: NotificationV1) -> str:
             start,
             stdin=msgspec.json.encode(message),
             timeout_s=settings.timeout_s,
-            limit=_OUTPUT_BYTES,
-            masker=target.masker,
+            output=CommandOutput(_OUTPUT_BYTES, target.masker),
         )
     except SandboxError as error:
         raise DeliveryError(str(error)) from None

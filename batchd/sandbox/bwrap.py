@@ -2,22 +2,22 @@
 
 Nothing secret may stand in the environment or on the command line of bwrap itself: it is PID 1
 inside, where both can be read. So its environment is empty, and its arguments come by a descriptor.
+No command is bwrap's own: each enters (``entrance``).
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import platform
 import stat
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from batchd.errors import SandboxError
 from batchd.records import SandboxPolicy
-from batchd.sandbox import seccomp, shown
-from batchd.sandbox.command_user import CommandUser, as_root, behind, environment, limits, prefix
+from batchd.sandbox import shown
+from batchd.sandbox.command_user import CommandUser, as_root
 from batchd.sandbox.memory_files import lasting
 from batchd.sandbox.shown import folder
 
@@ -31,9 +31,6 @@ TMP = "/tmp"  # noqa: S108 (the sandbox's own)
 MOST_COPIED = 1 << 20
 #: What programs expect of /dev/shm, which is memory (bytes).
 _MOST_SHM = 64 << 20
-#: The longest environment, as options (bytes): with the words of a command,
-#: a program's start takes no more than two megabytes.
-_MOST_OPTIONS = 1 << 19
 _HOSTS = "127.0.0.1 localhost\n::1 localhost\n"
 _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\n"
 # Lowest in git's order, so that a repository's own identity wins; and yet "protected", so that
@@ -46,7 +43,7 @@ _GITCONFIG = (
 
 @dataclass(frozen=True, slots=True)
 class CommandView:
-    """The view of a command: what is the same for all commands of a workplace."""
+    """The view of commands: what is the same for all sandboxes of a workplace."""
 
     #: The options, each with its terminator, up to those that name descriptors,
     #: and to what is laid over what they show.
@@ -59,40 +56,20 @@ class CommandView:
     #: The machine's own files of which each command gets a copy,
     #: in the same place: a mount takes six times as long.
     copied: tuple[str, ...]
-    #: What stands before every command.
-    before: tuple[str, ...]
-    #: The limits that are set from outside: the kernel's number, and the value.
-    limits: tuple[tuple[int, int], ...]
-    #: Whether a command is held back until somebody has looked after its network.
-    gated: bool = False
 
 
 def view(
-    policy: SandboxPolicy,
-    identity: CommandUser,
-    env: Mapping[str, str],
-    *,
-    network: bool,
-    gated: bool = False,
-    own_tmp: bool = False,
+    policy: SandboxPolicy, identity: CommandUser, *, network: bool, own_tmp: bool = False
 ) -> CommandView:
     """Return what commands see; ``own_tmp``: they are given a /tmp that lasts.
 
-    Raises ``SandboxError`` for an environment that cannot be passed on,
-    and for what cannot be shown.
+    Raises ``SandboxError`` for what cannot be shown.
     """
     try:
         seen = shown.of(policy, network=network)
     except ValueError as error:
         raise SandboxError(str(error)) from None
-    common = _common(policy, identity, seen.always, network=network, own_tmp=own_tmp)
-    variables = environment(identity, env, home=TMP)
-    words = (w for name, value in variables.items() for w in ("--setenv", name, value))
-    blob = common.options + encoded(words)
-    if len(blob) > _MOST_OPTIONS:
-        raise SandboxError(f"the task's env is too large: {len(blob):,} bytes")
-    before = (*common.before, *behind(env))
-    return replace(common, options=blob, before=before, gated=gated)
+    return _common(policy, identity, seen.always, network=network, own_tmp=own_tmp)
 
 
 @functools.cache
@@ -104,14 +81,12 @@ def _common(
     network: bool,
     own_tmp: bool,
 ) -> CommandView:
-    """Return what is the same whatever the environment;
-    a process has few of these, and asks for them always again.
-    """
+    """Return it; a process has few of these, and asks for them always again."""
     copied = tuple(place for place, _ in always if _can_be_copied(place))
     options = [
         *_namespaces(network=network),
         *("--new-session", "--hostname", "batchd"),
-        *_privileges(),
+        *("--cap-drop", "ALL"),
         *folder("/etc"),
         *_system([place for place, _ in always if place not in copied]),
         *("--proc", "/proc", "--dev", "/dev"),
@@ -120,7 +95,7 @@ def _common(
         *folder("/run"),
         *folder("/var"),
         *("--symlink", TMP, "/var/tmp"),  # noqa: S108 (the sandbox's own)
-        *("--chdir", TASK, "--clearenv"),
+        *("--chdir", "/", "--clearenv"),
     ]
     last = [
         *("--remount-ro", "/", "--remount-ro", "/dev"),
@@ -128,23 +103,15 @@ def _common(
         # a check's shell runs what the task wrote.
         *("--remount-ro", "/proc"),
     ]
-    # In a user namespace the kernel counts its processes apart, but only against a limit that was
-    # set in it. And where commands may write next to nothing, bwrap still must.
-    outside = as_root() and policy.max_file_bytes > MOST_COPIED
-    calls = seccomp.program(platform.machine(), sets_ids=policy.sets_ids)
+    # No filter of system calls: what a command may not do, who starts it has given up.
+    files = _files(identity, network=network).items()
     return CommandView(
         options=encoded(options),
         last=encoded(last),
-        contents=(
-            (("--seccomp",), lasting(calls), ()),
-            *(
-                (("--perms", "0444", "--file"), lasting(data), (path,))
-                for path, data in _files(identity, network=network).items()
-            ),
+        contents=tuple(
+            (("--perms", "0444", "--file"), lasting(data), (path,)) for path, data in files
         ),
         copied=copied,
-        before=tuple(prefix(policy, identity, limited=outside)),
-        limits=tuple((kind, value) for _, kind, value in limits(policy)) if outside else (),
     )
 
 
@@ -160,14 +127,6 @@ def _namespaces(*, network: bool) -> list[str]:
     # --unshare-all would make a user namespace too; in it, the directory's owner has no number.
     options = ["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
     return options if network else [*options, "--unshare-net"]
-
-
-def _privileges() -> list[str]:
-    # What setpriv needs to become the directory's owner, and bwrap to enter a directory that is
-    # open to its owner alone; setpriv leaves none of them.
-    needed = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_DAC_READ_SEARCH")
-    kept = needed if as_root() else ()
-    return ["--cap-drop", "ALL", *(word for cap in kept for word in ("--cap-add", cap))]
 
 
 def opened(path: str) -> int | None:

@@ -27,8 +27,8 @@ _OWN = "daemon"
 _PREFIX = "task-"
 #: The share of a processor is counted in periods of so many microseconds.
 _PERIOD_US = 100_000
-#: bwrap itself, outside and inside.
-_OURS = 2
+#: bwrap itself, the sandbox's first process, and what starts commands there.
+_OURS = 3
 _EMPTYING_S = 2.0
 _numbers = itertools.count()
 
@@ -63,10 +63,6 @@ class TaskCgroup:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._killed = 0
         self._cpu_s = 0.0
-
-    def enter(self, pid: int) -> None:
-        """Move a process here. Raises ``OSError``."""
-        self._write("cgroup.procs", str(pid))
 
     def begin(self) -> None:
         """Forget what earlier commands used and met. Raises ``OSError``."""

@@ -1,64 +1,28 @@
-"""The run of one command to its end: time limit, output, cancellation."""
+"""The end of a command; and the run of one without a sandbox: time limit, output, cancellation."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import errno
-import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from batchd.errors import SandboxError
-from batchd.masking import Masker
 from batchd.sandbox.child import ChildProcess
-from batchd.sandbox.command_watch import CommandWatcher, WatchedCommand
+from batchd.sandbox.command_watch import CommandWatcher
 from batchd.sandbox.disk import DiskUsage
 from batchd.sandbox.memory_files import memory_file
-from batchd.sandbox.network import NetworkDoor, RefusedHosts
 from batchd.sandbox.output import CommandOutput, OutputReader
-from batchd.sandbox.resource_shortage import SHORTAGE_ERRNOS, patiently
-from batchd.sandbox.shown import Cover
+from batchd.sandbox.resource_shortage import patiently
 
 #: Starts a command, given the descriptors of its input, if it has any, and of its output.
 Start = Callable[[int | None, int], ChildProcess]
 #: What a shell answers for a command that cannot be executed.
 _CANNOT_RUN = 126
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessHold:
-    """The hold on the processes of a sandbox: keeps them to their limits, and serves them."""
-
-    watch: WatchedCommand | None = None
-    refusals: RefusedHosts | None = None
-
-    def excess(self) -> str:
-        """Return which limit they have passed, and by what; empty: none."""
-        return self.watch.ended() if self.watch else ""
-
-    def refused(self) -> tuple[str, ...]:
-        """Return where they wanted to go and might not, since this was last asked."""
-        return self.refusals.taken() if self.refusals else ()
-
-
-@dataclass(frozen=True, slots=True)
-class LeftRunning:
-    """The processes that go on behind their command: the sandbox, with what holds it."""
-
-    child: ChildProcess
-    hold: ProcessHold
-    #: Ends both.
-    end: contextlib.AsyncExitStack
-    #: What it may still print to, to be read; None: nothing.
-    output: int | None
-
-    async def close(self) -> None:
-        """End it, where it is not kept. Raises ``SandboxError``."""
-        if self.output is not None:
-            os.close(self.output)
-        await self.end.aclose()
+#: Said of one of which the words take more than a process can have.
+TOO_LONG = "the command is too long\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +48,6 @@ class CommandEnd:
     left: tuple[str, ...] = ()
     #: The file that it prints to from now on, as commands see it; empty: what it had before it.
     log: str = ""
-    #: Why what it left running was ended, where that could not be kept.
-    lost: str = ""
 
 
 async def run(
@@ -93,103 +55,64 @@ async def run(
     *,
     stdin: bytes | int | None,
     timeout_s: float,
-    limit: int,
-    masker: Masker,
+    output: CommandOutput,
     limits: tuple[CommandWatcher, DiskUsage] | None = None,
-    door: NetworkDoor | None = None,
-    cover: Cover | None = None,
-    keep: Callable[[LeftRunning], None] | None = None,
 ) -> CommandEnd:
-    """Run a command and all that it starts, for at most ``timeout_s``,
-    and keep ``limit`` bytes of output, masked.
+    """Run a plain command and all that it starts, for at most ``timeout_s``.
 
-    ``stdin``: what it reads, or a descriptor that stays the caller's. ``limits``: who holds it to
-    what all of its processes may use together, and what its task has written. ``door``: its way to
-    some hosts, for a command that is held back until it has one. ``cover``: what is laid over what
-    it sees; where that goes as the command begins, it is begun again. ``keep``: gets what the
-    command has left running; else that is killed.
+    ``stdin``: what it reads, or a descriptor that stays the caller's. ``output``: takes what it
+    prints. ``limits``: who holds it to what all of its processes may use together,
+    and what its task has written.
 
-    Raises ``SandboxError`` where its sandbox cannot be set up.
-    When cancelled, it kills them all first.
+    Raises ``SandboxError`` where it cannot be started. When cancelled, it kills them all first.
     """
     try:
-        once = functools.partial(
-            _once, start, stdin, timeout_s, limit, masker, limits, door, cover, keep
-        )
-        ran = await patiently(once)
+        return await patiently(lambda: _once(start, stdin, timeout_s, output, limits))
     except OSError as error:
         if error.errno == errno.E2BIG:
-            return CommandEnd(exit_code=_CANNOT_RUN, output="the command is too long\n")
+            return CommandEnd(exit_code=_CANNOT_RUN, output=TOO_LONG)
         raise SandboxError(f"a command could not be run: {error}") from error
-    return replace(ran, refused=tuple(map(masker.text, ran.refused)))
 
 
 async def _once(
     start: Start,
     stdin: bytes | int | None,
     timeout_s: float,
-    limit: int,
-    masker: Masker,
+    output: CommandOutput,
     limits: tuple[CommandWatcher, DiskUsage] | None,
-    door: NetworkDoor | None,
-    cover: Cover | None,
-    keep: Callable[[LeftRunning], None] | None,
 ) -> CommandEnd:
     """Run a command, once. Raises ``OSError`` only where nothing of it ran."""
     clock = asyncio.get_running_loop().time
-    output = CommandOutput(limit, masker)
-    # What is covered is known before the command is begun:
-    # nothing else has its turn between the two.
-    covered = cover.look() if cover else {}
     child, reader = _begun(start, stdin, output)
-    began, timed_out, stays, hold = clock(), False, False, ProcessHold()
+    began, timed_out, excess = clock(), False, ""
     try:
         async with contextlib.AsyncExitStack() as rest:
             rest.push_async_callback(child.end)
+            watch = None
+            if limits is not None:
+                watch = limits[0].sandbox(child, limits[1])
+                rest.callback(limits[0].forget, watch)
+                limits[0].begin(watch)
             try:
                 async with asyncio.timeout(timeout_s):
-                    refusals = await rest.enter_async_context(door.opened(child)) if door else None
-                    watching = limits[0].watching(child, limits[1]) if limits else None
-                    watch = await rest.enter_async_context(watching) if watching else None
-                    hold = ProcessHold(watch, refusals)
                     await child.wait()
-                    stays = keep is not None and await child.stays()
             except TimeoutError:
                 timed_out = True
-            excess, refused = hold.excess(), hold.refused()
-            if keep is not None and stays and not (timed_out or excess):
-                pipe = reader.handed()
-                keep(LeftRunning(child, hold, rest.pop_all(), pipe))
+            excess = watch.ended() if watch else ""
     except OSError as error:
         # Not chained: it has run, so no caller may take this for a shortage and run it again.
         raise SandboxError(f"a command could not be followed to its end: {error}") from None
     finally:
         reader.close(drain=True)
-    if not (child.reached or timed_out):
-        raise _not_set_up(output.text().strip(), gone=cover is not None and cover.gone(covered))
     return CommandEnd(
         exit_code=None if timed_out else child.exit_code,
         output=output.text(),
         timed_out=timed_out,
         cut=bool(output.cut),
         seconds=clock() - began,
-        refused=refused,
         excess=excess,
         killed=bool(excess) and not timed_out,
     )
-
-
-def _not_set_up(said: str, *, gone: bool) -> OSError | SandboxError:
-    """Return why there is no sandbox, by what bwrap said: what it was short of, or anything else.
-
-    ``gone``: what was to be covered has gone, or is another,
-    since it was looked at; the next try looks again.
-    """
-    message = f"the sandbox could not be set up: {said}"
-    number = next(
-        (n for n in SHORTAGE_ERRNOS if os.strerror(n) in said), errno.EAGAIN if gone else None
-    )
-    return SandboxError(message) if number is None else OSError(number, message)
 
 
 def _begun(

@@ -23,6 +23,9 @@ _PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 #: without a sandbox, with all else that the user runs.
 _TASKS_AT_ONCE = 16
 _OPEN_FILES = 4096
+#: The longest environment of a task (bytes): with the words of a command,
+#: a program's start takes no more than two megabytes.
+_MOST_VARIABLES = 1 << 19
 _THEIR_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 #: What glibc itself ignores in programs of more rights
 #: than who starts them, and what bash obeys unasked.
@@ -162,19 +165,26 @@ def _capped(kind: int, value: int) -> int:
 
 def environment(identity: CommandUser, env: Mapping[str, str], *, home: str) -> dict[str, str]:
     """Return the environment to start a command with;
-    what ``behind`` renames has another name in it.
-
-    Raises ``SandboxError`` where a name or value holds a NUL,
-    which would end an option of bwrap and begin another.
+    what ``behind`` renames has another name in it. Raises ``SandboxError`` as ``checked`` does.
     """
+    checked(env)
+    carriers = _carriers(env)
+    own = {carriers.get(name, name): value for name, value in env.items()}
+    return {**usual(identity, home=home), **own}
+
+
+def checked(env: Mapping[str, str]) -> None:
+    """Raise ``SandboxError`` for a task's environment that no process can have."""
     for name, value in env.items():
         if not name or "=" in name or "\0" in name + value:
             raise SandboxError(
                 f"the task's env holds a name or value that no process can have: {name!r}"
             )
-    carriers = _carriers(env)
-    own = {carriers.get(name, name): value for name, value in env.items()}
-    return {**usual(identity, home=home), **own}
+    size = sum(
+        len(name.encode()) + len(value.encode("utf-8", "replace")) for name, value in env.items()
+    )
+    if size > _MOST_VARIABLES:
+        raise SandboxError(f"the task's env is too large: {size:,} bytes")
 
 
 def usual(identity: CommandUser, *, home: str) -> dict[str, str]:

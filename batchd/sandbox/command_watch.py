@@ -11,15 +11,23 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence, Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from batchd.records import SandboxPolicy
 from batchd.sandbox.child import ChildProcess
 from batchd.sandbox.disk import DiskUsage
+from batchd.sandbox.entrance import Entrance
 from batchd.sandbox.memory_files import memory_device
-from batchd.sandbox.process_table import OpenFiles, ProcessTable, ProcessUsage
+from batchd.sandbox.process_table import (
+    TICKS,
+    OpenFiles,
+    ProcessTable,
+    ProcessUsage,
+    left_by,
+    read,
+)
 from batchd.words import amount
 
 #: A command is first looked at when it is so old; most end before that (seconds).
@@ -30,31 +38,55 @@ _NEAR_LIMIT_SHARE = 0.5
 #: A pause is so many times as long as the processor time
 #: of the look before it, up to the longest (seconds).
 _REST, _LONGEST_PAUSE_S = 30, 3.0
-#: bwrap itself, outside and inside.
-_OURS = 2
 #: What a socket counts for, whatever waits in it, and a file in memory beside its contents (bytes).
 _SOCKET, _NAME = 256 << 10, 1 << 10
+#: What a command that begins on a full disk may add to it by folders and names (bytes).
+_SLACK = 1 << 20
 
 
 @dataclass(slots=True, eq=False)
-class WatchedCommand:
-    """One running command."""
+class WatchedSandbox:
+    """A sandbox in which something runs, or a command without one."""
 
     policy: SandboxPolicy
-    child: ChildProcess
+    child: Entrance | ChildProcess
     disk: DiskUsage
-    #: By the monotonic clock.
-    began: float
+    #: Processes of ours that hold it, and start and adopt what runs there.
+    frame: AbstractSet[int] = frozenset()
+    #: Those of ours that read there what no command waits for: they do not count.
+    drains: set[int] = field(default_factory=set)
+    #: When the last command began, by the monotonic clock.
+    began: float = 0.0
     #: Which limit it has passed, and by what; it is killed then.
     excess: str = ""
+    #: Whether its commands have ended, and only what they left may run there.
+    idle: bool = False
+    #: What its task may have on the disk where a command began on a full one (bytes).
+    room: int = 0
+    #: When the last command began, as the kernel counts; 0: all that runs there is its own.
+    since: float = 0.0
     #: The processor time of its processes at the last look, by number and start (seconds).
     times: dict[tuple[int, int], float] = field(default_factory=dict)
-    #: … and of those that are gone since.
+    #: … of those that are gone since; and of what was there before the last command, each with
+    #: that of its children.
     gone_s: float = 0.0
-    #: Processes that have entered its sandbox: they descend from none of it.
-    entered: tuple[int, ...] = ()
-    #: Those of ours that read there what no command waits for: they do not count.
-    ours: frozenset[int] = frozenset()
+    before: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Begin to count, for a command that begins. Raises ``OSError``."""
+        first, self.began = not self.began, time.monotonic()
+        self.times, self.gone_s, self.before = {}, 0.0, {}
+        self.idle = False
+        self.room = self.disk.used + _SLACK if self.disk.over else 0
+        if self.child.group is not None:
+            self.child.group.begin()
+        elif self.frame and not first:
+            self.since = time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS
+            self._cpu_s([its for number in self.frame if (its := read(number))])
+
+    def left(self) -> list[int]:
+        """Return what commands have left running there. Raises ``OSError``."""
+        return [number for number in left_by(self.child.first) if number not in self.frame]
 
     def ended(self) -> str:
         """Return which limit it has passed, and by what; the kernel may have killed it too."""
@@ -78,8 +110,9 @@ class WatchedCommand:
             )
         if self.child.group is not None:
             return 0.0, ""
-        there = (p for p in processes if self.ours.isdisjoint((p.number, p.parent)))
-        count = sum(process.threads for process in there) - (_OURS - bool(self.ours))
+        processes = [process for process in processes if process.number not in self.frame]
+        there = (p for p in processes if self.drains.isdisjoint((p.number, p.parent)))
+        count = sum(process.threads for process in there)
         if count > policy.max_processes:
             return 1.0, (
                 f"it had {count:,} processes and threads at a time;"
@@ -103,12 +136,22 @@ class WatchedCommand:
         """Return its processor time so far, in seconds."""
         if self.child.group is not None:
             return self.child.group.cpu_s()
-        now = {(process.number, process.started): process.cpu_s for process in processes}
+        now: dict[tuple[int, int], float] = {}
+        counted = 0.0
+        for process in processes:
+            key, spent = (process.number, process.started), (process.cpu_s, process.children_s)
+            own, children = 0.0, 0.0
+            if process.started < self.since:
+                own, children = self.before.setdefault(key, spent)
+            # What holds a sandbox does nothing itself.
+            if process.number not in self.frame:
+                now[key] = process.cpu_s - own
+                counted += now[key]
+            counted += process.children_s - children
         self.gone_s += sum(spent for key, spent in self.times.items() if key not in now)
         self.times = now
         # A process that lived between two looks is counted in the parent that has waited for it;
         # one not waited for, by the looks.
-        counted = sum(process.cpu_s + process.children_s for process in processes)
         return max(self.gone_s + sum(now.values()), counted)
 
     def _memory(self, processes: Sequence[ProcessUsage]) -> tuple[int, int, int]:
@@ -140,7 +183,7 @@ class WatchedCommand:
 
             # The number could be another's by now; the descriptor stands for one process.
             there = Path(f"/proc/self/fd/{seen(f'/proc/{self.child.first}')}")
-            if int((there / "stat").read_text().rpartition(")")[2].split()[1]) != self.child.parent:
+            if int((there / "stat").read_text().rpartition(")")[2].split()[1]) != self.child.pid:
                 return 0, 0
             files, sockets, root = 0, "", seen(there / "root")
             # Until bwrap has made its root, its first process sees the machine's own files.
@@ -161,26 +204,31 @@ class CommandWatcher:
 
     def __init__(self, policy: SandboxPolicy) -> None:
         self._policy = policy
-        self._watched: set[WatchedCommand] = set()
+        self._watched: set[WatchedSandbox] = set()
         self._looking: asyncio.Task[None] | None = None
         self._disks: set[asyncio.Task[None]] = set()
 
-    @contextlib.asynccontextmanager
-    async def watching(self, child: ChildProcess, disk: DiskUsage) -> AsyncIterator[WatchedCommand]:
-        """Watch a command as long as it runs."""
-        watch = WatchedCommand(self._policy, child, disk, time.monotonic())
+    def sandbox(
+        self, child: Entrance | ChildProcess, disk: DiskUsage, frame: AbstractSet[int] = frozenset()
+    ) -> WatchedSandbox:
+        """Return what can be watched: a sandbox, with what holds it, or a plain command."""
+        return WatchedSandbox(self._policy, child, disk, frame)
+
+    def begin(self, watch: WatchedSandbox) -> None:
+        """Watch it, for a command that begins, until it is forgotten. Raises ``OSError``."""
+        watch.begin()
         self._watched.add(watch)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
             self._looking.add_done_callback(self._looked)
         self._look_at_disk(watch, ())
-        try:
-            yield watch
-        finally:
-            self._watched.discard(watch)
-            if not self._watched:
-                self._looking.cancel()
-                self._looking = None
+
+    def forget(self, watch: WatchedSandbox) -> None:
+        """Watch it no more: nothing runs there."""
+        self._watched.discard(watch)
+        if not self._watched and self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
 
     async def _look(self) -> None:
         """Look at all that are old enough, once for all, again and again."""
@@ -207,23 +255,25 @@ class CommandWatcher:
         for watch, processes, _, excess in weights:
             if excess:
                 self._end(watch, excess)
+            elif watch.idle and not watch.left():
+                self.forget(watch)
             else:
                 self._look_at_disk(watch, processes)
         near = any(share > _NEAR_LIMIT_SHARE and not excess for _, _, share, excess in weights)
         return _SHORT_PAUSE_S if near else _PAUSE_S
 
-    def _look_at_disk(self, watch: WatchedCommand, processes: Sequence[ProcessUsage]) -> None:
+    def _look_at_disk(self, watch: WatchedSandbox, processes: Sequence[ProcessUsage]) -> None:
         async def look() -> None:
             with contextlib.suppress(OSError):
-                if excess := await watch.disk.look(processes):
+                if (excess := await watch.disk.look(processes)) and watch.disk.used > watch.room:
                     self._end(watch, excess)
 
-        if watch.disk.due and not watch.disk.over:
+        if watch.disk.due:
             task = asyncio.create_task(look())
             self._disks.add(task)
             task.add_done_callback(self._disks.discard)
 
-    def _end(self, watch: WatchedCommand, excess: str) -> None:
+    def _end(self, watch: WatchedSandbox, excess: str) -> None:
         # One that has ended is not waited for yet as long as it is watched:
         # its number is still its own.
         if watch in self._watched and not watch.excess:
@@ -231,11 +281,12 @@ class CommandWatcher:
             watch.child.kill()
 
 
-#: A command, its processes, the share of a limit that it has used up, and which one it has passed.
-_Weight = tuple[WatchedCommand, Sequence[ProcessUsage], float, str]
+#: What is watched, its processes, the share of a limit that it has used up,
+#: and which one it has passed.
+_Weight = tuple[WatchedSandbox, Sequence[ProcessUsage], float, str]
 
 
-def _weighed(watches: Sequence[WatchedCommand]) -> tuple[list[_Weight], float]:
+def _weighed(watches: Sequence[WatchedSandbox]) -> tuple[list[_Weight], float]:
     """Find out what commands use, and what that cost in processor time."""
     began = time.thread_time()
     # What a cgroup counts need not be looked up.
@@ -243,6 +294,6 @@ def _weighed(watches: Sequence[WatchedCommand]) -> tuple[list[_Weight], float]:
     table = ProcessTable.read() if unknown else ProcessTable()
     weights: list[_Weight] = []
     for watch in watches:
-        processes = table.of(watch.child.pid, *watch.entered)
+        processes = table.of(watch.child.pid, *watch.frame)
         weights.append((watch, processes, *watch.weighed(processes)))
     return weights, time.thread_time() - began

@@ -53,6 +53,8 @@ class DiskUsage:
         self._used = False
         #: Which limit is passed, and by what; empty: none.
         self.over = over
+        #: What its task has on the disk by the last look (bytes).
+        self.used = 0
 
     def apart(self, folders: TaskFolders) -> DiskUsage:
         """Return what measures the same directory with another /tmp."""
@@ -147,12 +149,12 @@ class DiskUsage:
         return self.over
 
     def _excess(self, grown: int, tmp: int, kept: int) -> str:
-        policy, used = self._policy, grown + tmp + kept
+        policy, self.used = self._policy, grown + tmp + kept
         if tmp > policy.tmp_bytes:
             return f"its /tmp holds {amount(tmp)}; [sandbox] tmp_bytes allows {amount(policy.tmp_bytes)}"
-        if used > policy.max_disk_bytes:
+        if self.used > policy.max_disk_bytes:
             return (
-                f"the task has put {amount(used)} on the disk, in its directory and /tmp;"
+                f"the task has put {amount(self.used)} on the disk, in its directory and /tmp;"
                 f" [sandbox] max_disk_bytes allows {amount(policy.max_disk_bytes)}"
             )
         return ""

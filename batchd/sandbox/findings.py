@@ -15,10 +15,8 @@ from pathlib import Path
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.records import SandboxPolicy
 from batchd.records.policy import listed as host_list
-from batchd.sandbox import cgroup, launch, seccomp
-from batchd.sandbox.bwrap import view
-from batchd.sandbox.command_user import CommandUser, as_root, limits, prefix
-from batchd.sandbox.folders import TaskFolders
+from batchd.sandbox import cgroup, seccomp
+from batchd.sandbox.command_user import as_root, limits, prefix
 from batchd.sandbox.network import AllowedHosts, NetworkDoor
 from batchd.sandbox.probe import (
     OTHERWISE,
@@ -27,6 +25,7 @@ from batchd.sandbox.probe import (
     found,
     recent,
     someone,
+    trial,
     what_is_shown,
 )
 from batchd.sandbox.shown import sockets
@@ -200,30 +199,15 @@ def _way_out(policy: SandboxPolicy) -> str:
 
     Raises ``SandboxUnavailableError``.
     """
-    who = someone(policy)
+    who, seen = someone(policy), what_is_shown(policy)
     fix = "allow batchd to enter the namespaces of its own commands (setns), or let no task have a list of hosts"
+    door = NetworkDoor(AllowedHosts(()))
     try:
         with folder_of(who) as directory:
-            asyncio.run(_through_the_door(policy, who, directory))
+            asyncio.run(trial(found(), policy, who, directory, seen, door))
     except (OSError, SandboxError) as error:
         raise SandboxUnavailableError(f"no list of hosts can be kept ({error}): {fix}") from error
     return "a trial command had the proxy; "
-
-
-async def _through_the_door(policy: SandboxPolicy, who: CommandUser, directory: int) -> None:
-    seen = view(policy, who, {}, network=False, gated=True)
-    output = os.open(os.devnull, os.O_WRONLY)
-    try:
-        child = launch.sandboxed(
-            found(), seen, TaskFolders(directory), [b"true"], stdin=None, output=output
-        )
-    finally:
-        os.close(output)
-    try:
-        async with NetworkDoor(AllowedHosts(())).opened(child):
-            await child.wait()
-    finally:
-        await child.end()
 
 
 def _reach(policy: SandboxPolicy) -> str:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import functools
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from batchd.errors import SandboxError, SandboxUnavailableError
+from batchd.masking import Masker
 from batchd.records import SandboxPolicy
-from batchd.sandbox import launch, resource_shortage, shown
+from batchd.sandbox import resource_shortage, shown
 from batchd.sandbox.bwrap import view
+from batchd.sandbox.command_run import CommandEnd
 from batchd.sandbox.command_user import CommandUser, as_root, prefix
+from batchd.sandbox.command_watch import CommandWatcher
+from batchd.sandbox.disk import DiskUsage
+from batchd.sandbox.entrance import Entrance
 from batchd.sandbox.folders import TaskFolders
+from batchd.sandbox.network import NetworkDoor
+from batchd.sandbox.output import CommandOutput
 from batchd.sandbox.shown import ShownPaths
+from batchd.sandbox.task_sandbox import SandboxMaking, TaskSandbox
 
 #: Older ones can be led out of the sandbox by a symbolic link during set-up.
 _OLDEST = (0, 12)
@@ -98,12 +109,10 @@ def confining(path: str, policy: SandboxPolicy) -> str:
     fix = fix_for(policy)
     try:
         with folder_of(who) as directory:
-            reached, output = _trial(path, policy, who, directory, seen.options())
+            output = _trial(path, policy, who, directory, seen).output
     except (OSError, SandboxError) as error:
         fix = _LIMIT if resource_shortage.short(error) else fix
         raise SandboxUnavailableError(f"no sandbox can be started ({error}): {fix}") from error
-    if not reached:
-        raise SandboxUnavailableError(f"no sandbox can be set up here ({output.strip()}): {fix}")
     status = dict(line.split(":\t", 1) for line in output.splitlines() if ":\t" in line)
     if not status:
         raise SandboxUnavailableError(
@@ -140,25 +149,49 @@ def what_is_shown(policy: SandboxPolicy) -> ShownPaths:
 
 
 def _trial(
-    path: str, policy: SandboxPolicy, who: CommandUser, directory: int, cover: Sequence[str]
-) -> tuple[bool, str]:
-    command = [os.fsencode(word) for word in ("cat", "/proc/self/status")]
-    seen = view(policy, who, {}, network=False)
-    read_end, write_end = os.pipe()
-    try:
+    path: str, policy: SandboxPolicy, who: CommandUser, directory: int, seen: ShownPaths
+) -> CommandEnd:
+    """Run a command in a sandbox, wherever this is called. Raises ``OSError``, ``SandboxError``."""
+    with ThreadPoolExecutor(1) as thread:  # there may be a loop at work in this one already
         try:
-            start = functools.partial(launch.sandboxed, path, seen, TaskFolders(directory), command)
-            child = start(stdin=None, output=write_end, cover=cover)
-        finally:
-            os.close(write_end)
-        child.end_now()
-        # A pipe holds more than this says; processes that it was passed on to are not waited for.
-        os.set_blocking(read_end, False)
-        return child.reached, os.read(read_end, 1 << 16).decode("utf-8", "replace")
-    except BlockingIOError:
-        return False, "no output"
-    finally:
-        os.close(read_end)
+            tried = thread.submit(lambda: asyncio.run(trial(path, policy, who, directory, seen)))
+        except RuntimeError as error:
+            raise BlockingIOError(errno.EAGAIN, str(error)) from error
+        return tried.result()
+
+
+async def trial(
+    path: str,
+    policy: SandboxPolicy,
+    who: CommandUser,
+    directory: int,
+    seen: ShownPaths,
+    door: NetworkDoor | None = None,
+) -> CommandEnd:
+    """Have a command say in a sandbox how it is confined. Raises ``OSError``, ``SandboxError``."""
+    folders = TaskFolders(directory)
+    making = SandboxMaking(
+        begin=functools.partial(
+            Entrance.begin,
+            path,
+            view(policy, who, network=False),
+            folders,
+            policy=policy,
+            who=who,
+            cover=seen.options(),
+        ),
+        watcher=CommandWatcher(policy),
+        disk=DiskUsage(folders, policy, base=0),
+        door=door,
+        patience_s=0.0,
+    )
+    command = [b"cat", b"/proc/self/status"]
+    output = CommandOutput(1 << 16, Masker())
+    sandbox = TaskSandbox(making, keeps=False)
+    ran = await sandbox.run(command, stdin=None, timeout_s=_PATIENCE_S, output=output)
+    if ran is None or ran.timed_out:
+        raise SandboxError(f"a trial command did not come to its end: {sandbox.why}")
+    return ran
 
 
 def fix_for(policy: SandboxPolicy) -> str:

@@ -18,7 +18,8 @@ from pathlib import Path
 from batchd.sandbox.command_user import as_root
 
 _PAGE = resource.getpagesize()
-_TICKS = os.sysconf("SC_CLK_TCK")
+#: Of the kernel's clock in a second, by which processes have their times.
+TICKS = os.sysconf("SC_CLK_TCK")
 #: A killed process is dead, and waited for, within so many looks,
 #: with a pause before each (seconds).
 LOOKS, PAUSE_S = 20, 0.05
@@ -158,8 +159,8 @@ def read(number: int) -> ProcessUsage | None:
         session=int(words[3]),
         threads=int(words[17]),
         resident=int(words[21]) * _PAGE,
-        cpu_s=sum(map(int, words[11:13])) / _TICKS,
-        children_s=sum(map(int, words[13:15])) / _TICKS,
+        cpu_s=sum(map(int, words[11:13])) / TICKS,
+        children_s=sum(map(int, words[13:15])) / TICKS,
     )
 
 
@@ -240,11 +241,11 @@ class OpenFiles:
             self.kernel += _FILE
 
 
-def killed(command: int, first: int, ours: AbstractSet[int]) -> bool:
+def killed(command: int, first: int) -> bool:
     """Kill a command that has entered the sandbox of ``first``;
     return whether nothing is left that may be of it.
 
-    ``ours``: processes of ours there. The command must not be waited for yet. Blocks for a moment.
+    The command must not be waited for yet. Blocks for a moment.
     """
     before = ProcessTable.read()
     its = before.processes.get(command)
@@ -255,7 +256,7 @@ def killed(command: int, first: int, ours: AbstractSet[int]) -> bool:
     # What it has started may be dead, and the sandbox's first process not have seen that yet.
     for _ in range(LOOKS):
         time.sleep(PAUSE_S)
-        if _nothing_since(its.started, first, ours):
+        if _nothing_since(its.started, first):
             return True
     return False
 
@@ -276,11 +277,11 @@ def namespace(number: int) -> int:
     return Path(f"/proc/{number}/ns/pid").stat().st_ino
 
 
-def _nothing_since(began: int, first: int, ours: AbstractSet[int]) -> bool:
+def _nothing_since(began: int, first: int) -> bool:
     """Whether all that runs there ran before, or was started by what did."""
     table = ProcessTable.read()
     rest = [process for process in table.of(first) if process.number != first]
-    known = {process.number for process in rest if process.started < began} | ours
+    known = {process.number for process in rest if process.started < began}
     return all(_descends(process, known, table) for process in rest)
 
 

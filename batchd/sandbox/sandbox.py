@@ -13,9 +13,10 @@ from batchd.records import Network, SandboxPolicy, policy
 from batchd.sandbox import cgroup, directory, facts, probe, shown
 from batchd.sandbox.bwrap import TASK
 from batchd.sandbox.child import prepare_process
-from batchd.sandbox.command_user import CommandUser, as_root, runner
+from batchd.sandbox.command_user import CommandUser, as_root, checked, runner
 from batchd.sandbox.command_watch import CommandWatcher
 from batchd.sandbox.disk import DiskUsage
+from batchd.sandbox.entrance import starter
 from batchd.sandbox.folders import TaskFolders, open_tmp
 from batchd.sandbox.network import AllowedHosts, NetworkDoor, variables
 from batchd.sandbox.resource_shortage import patiently
@@ -42,6 +43,10 @@ class Sandbox:
         #: By disk: the sync of all of it that is to come.
         self._syncing: dict[int, asyncio.Task[None]] = {}
 
+    def rest(self) -> None:
+        """Give back what is kept ready for commands: this process has none to run for now."""
+        starter().close()
+
     async def open(
         self,
         path: str,
@@ -65,6 +70,7 @@ class Sandbox:
         an environment that no process can have, and a network that the policy does not grant.
         """
         door, ways = self._way_out(network)
+        checked(env)
         prepare_process()
         folders = await patiently(functools.partial(self._opened, path, tmp, base, fresh=fresh))
         try:
@@ -76,7 +82,7 @@ class Sandbox:
                 tmp="" if self._bwrap or folders.tmp is None else tmp,
                 env={**ways, **env},
                 shared=network is True,
-                gated=door is not None,
+                door=door,
                 cover=self._cover(shared=network is True) if self._bwrap else None,
             )
             line = functools.partial(
@@ -96,7 +102,6 @@ class Sandbox:
                     folders, self.policy, base=0 if fresh and not base and held is None else held
                 ),
                 cgroup=self._cgroup,
-                door=door,
                 facts=functools.partial(facts.known, self._known, key, line),
                 masker=masker or Masker(),
                 syncing=self._syncing,

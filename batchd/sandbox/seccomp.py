@@ -12,6 +12,7 @@ Nor is memory given out that belongs to no process, or is not seen from outside.
 from __future__ import annotations
 
 import errno
+import functools
 import struct
 from collections.abc import Iterable, Mapping
 
@@ -100,9 +101,10 @@ TESTED = frozenset({"x86_64"})
 _Line = tuple[int, int, int, int]
 
 
+@functools.cache
 def program(machine: str, *, sets_ids: bool = False) -> bytes:
     """Return the filter for a processor as ``platform.machine()`` names it,
-    in the form that bwrap reads.
+    in the form that the kernel reads.
 
     ``sets_ids``: files may be made setuid and setgid.
     Raises ``SandboxUnavailableError`` for one without rules.

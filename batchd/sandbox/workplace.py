@@ -17,21 +17,19 @@ from batchd.pauses import aside
 from batchd.records import FileStamp, SandboxPolicy
 from batchd.records.policy import Trigger
 from batchd.sandbox import bwrap, command_run, directory, facts, launch, trigger_search
-from batchd.sandbox.cgroup import DelegatedCgroup, TaskCgroup
+from batchd.sandbox.cgroup import DelegatedCgroup
 from batchd.sandbox.child import ChildProcess
-from batchd.sandbox.command_user import CommandUser, behind, environment, home, prefix
+from batchd.sandbox.command_user import CommandUser, behind, environment, helper, home, prefix
 from batchd.sandbox.command_watch import CommandWatcher
 from batchd.sandbox.disk import DiskUsage
+from batchd.sandbox.entrance import Entrance
 from batchd.sandbox.folders import TaskFolders, apart_tmp, open_tmp, remove_tmp
 from batchd.sandbox.network import NetworkDoor
 from batchd.sandbox.output import CommandOutput
 from batchd.sandbox.resource_shortage import patiently
 from batchd.sandbox.shown import Cover
-from batchd.sandbox.standing import Entrance, StandingSandbox
+from batchd.sandbox.task_sandbox import SandboxMaking, TaskSandbox
 
-#: Starts a command, given the descriptors of its input,
-#: if it has any, and its output, and its cgroup.
-Starter = Callable[..., ChildProcess]
 #: A home in which nothing lies, and nothing can.
 _NOWHERE = "/nonexistent"
 T = TypeVar("T")
@@ -60,8 +58,8 @@ class CommandSetting:
     env: Mapping[str, str]
     #: Whether they share the machine's network.
     shared: bool
-    #: Whether they are held back until they have a way out.
-    gated: bool
+    #: Their way to some hosts.
+    door: NetworkDoor | None
     #: What is laid over the machine's files, in a sandbox.
     cover: Cover | None
 
@@ -73,25 +71,12 @@ class CommandSetting:
             return replace(self, cover=self.cover.fresh())
         return replace(self, tmp=tmp, home=tmp or _NOWHERE)
 
-    def starter(self, folders: TaskFolders, policy: SandboxPolicy) -> Starter:
-        """Return what starts commands in a directory, within the limits of ``policy``."""
-        who, env, cover = self.who, self.env, self.cover
-        if cover is not None:
-            view = bwrap.view(
-                policy, who, env, network=self.shared, gated=self.gated, own_tmp=bool(folders.tmp)
-            )
-            sandboxed = functools.partial(launch.sandboxed, self.bwrap, view, folders)
-            return lambda command, **more: sandboxed(command, cover=cover.options(), **more)
-        words = [*prefix(policy, who, limited=False), *behind(env)]
-        before = [word.encode("utf-8", "replace") for word in words]
-        place = {"TMPDIR": self.tmp} if self.tmp else {}
-        variables = environment(who, {**place, **env}, home=self.home or home(who))
-        plain = functools.partial(launch.plain, folders.task, variables)
-        return lambda command, **descriptors: plain([*before, *command], **descriptors)
-
 
 class Workplace:
-    """A task's directory, and the commands that run in it. A context manager that closes itself."""
+    """A task's directory, and the commands that run in it.
+
+    A context manager, which ends what runs there, and closes the directory.
+    """
 
     def __init__(
         self,
@@ -102,7 +87,6 @@ class Workplace:
         watcher: CommandWatcher,
         disk: DiskUsage,
         cgroup: DelegatedCgroup | None,
-        door: NetworkDoor | None,
         facts: Callable[..., Awaitable[str]],
         masker: Masker,
         syncing: dict[int, asyncio.Task[None]],
@@ -111,15 +95,12 @@ class Workplace:
         self._policy = policy
         self._folders = folders
         self._setting = setting
-        self._start = setting.starter(folders, policy)
         self._watcher = watcher
         self._disk = disk
         self._cgroup = cgroup
-        self._group: TaskCgroup | None = None
-        self._door = door
         self._facts = facts
-        #: The sandbox that stays, also one that is over.
-        self._standing: StandingSandbox | None = None
+        #: That of the task's commands, also one that is over.
+        self._sandbox: TaskSandbox | None = None
         #: Whether its directory was made when it was opened: nothing was in it then.
         self.new = folders.new
         #: Where its commands see what the directory begins as; empty: nowhere.
@@ -130,18 +111,18 @@ class Workplace:
         self.masker = masker
         self._syncing = syncing
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
-    def close(self) -> None:
-        """Close the directory; nothing of its commands is left by then."""
-        self._folders.close()
-        if self._group is not None:
-            self._group.close()
-            self._group = None
+    async def close(self) -> None:
+        """End what runs there, and close the directory. Raises ``SandboxError``."""
+        try:
+            await self.clear("its place was closed")
+        finally:
+            self._folders.close()
 
     async def run(
         self,
@@ -157,11 +138,11 @@ class Workplace:
         """Run a command in a sandbox of its own;
         it and all that it started are dead when this returns, or raises.
 
-        With ``stays``, what it leaves running goes on where the policy allows that, and ``shell``
-        enters there. ``stdin``: what it reads, or a descriptor that it gets. ``timeout_s`` is
-        wall-clock time. Of its output ``max_output_bytes`` are kept, the policy's number by
-        default, and no more than ``at_most``. Secrets in it are ``masked``, unless it is not to be
-        shown. Raises ``SandboxError`` where the sandbox cannot be set up;
+        With ``stays``, where the policy allows that, it runs in the task's sandbox, and what it
+        leaves running goes on there. ``stdin``: what it reads, or a descriptor that it gets.
+        ``timeout_s`` is wall-clock time. Of its output ``max_output_bytes`` are kept, the policy's
+        number by default, and no more than ``at_most``. Secrets in it are ``masked``, unless it is
+        not to be shown. Raises ``SandboxError`` where the sandbox cannot be set up;
         a command that does not exist is an exit code.
         """
         if self._folders.task < 0:
@@ -174,27 +155,85 @@ class Workplace:
         command = [word.encode("utf-8", "replace") for word in argv]
         limit = self._policy.max_output_bytes if max_output_bytes is None else max_output_bytes
         limit = limit if at_most is None else min(limit, at_most)
-        start, full = self._start, await self._disk.full()
-        if full:
+        output = CommandOutput(limit, self.masker if masked else _NOTHING)
+        if full := await self._disk.full():
             # It may delete; whatever it would write, the kernel refuses.
-            still = replace(self._policy, max_file_bytes=0)
-            start = self._setting.starter(self._folders, still)
-        left: list[command_run.LeftRunning] = []
-        stays = stays and self.can_stay and not full and not self.running
-        ran = await command_run.run(
-            functools.partial(self._started, start, command, stays=stays),
-            stdin=stdin,
-            timeout_s=timeout_s,
-            limit=limit,
-            limits=(self._watcher, self._disk),
-            door=self._door,
-            cover=self._setting.cover,
-            masker=self.masker if masked else _NOTHING,
-            keep=left.append if stays else None,
-        )
-        if left:
-            return await self._kept(ran, left[0], limit)
+            command = [helper("prlimit").encode(), b"--fsize=0", b"--", *command]
+        if self._setting.bwrap:
+            ran = await self._sandboxed(
+                command, stdin, timeout_s, output, stays=stays and self._policy.keep_processes
+            )
+        else:
+            start = functools.partial(self._plain, command)
+            limits = (self._watcher, self._disk)
+            ran = await command_run.run(
+                start, stdin=stdin, timeout_s=timeout_s, output=output, limits=limits
+            )
         return replace(ran, excess=await self._disk.after(full)) if full else ran
+
+    async def _sandboxed(
+        self,
+        command: Sequence[bytes],
+        stdin: bytes | int | None,
+        timeout_s: float,
+        output: CommandOutput,
+        *,
+        stays: bool,
+    ) -> command_run.CommandEnd:
+        """Run a command in the task's sandbox, or one of its own. Raises ``SandboxError``."""
+        making = SandboxMaking(
+            begin=self._begun,
+            watcher=self._watcher,
+            disk=self._disk,
+            door=self._setting.door,
+            cover=self._setting.cover,
+        )
+        # What ends as a command would begin has not begun it.
+        for _ in range(2):
+            sandbox = self._sandbox if stays else None
+            if sandbox is None or sandbox.over:
+                sandbox = TaskSandbox(making, keeps=stays)
+            if stays:
+                self._sandbox = sandbox
+            ran = await sandbox.run(command, stdin=stdin, timeout_s=timeout_s, output=output)
+            if ran is not None:
+                return self._masked(ran)
+        raise SandboxError("a sandbox has ended before a command began in it, and another one too")
+
+    def _begun(self) -> Entrance:
+        """Begin a sandbox, in a cgroup of its own where there are any. Raises ``OSError``."""
+        setting = self._setting
+        seen = bwrap.view(
+            self._policy, setting.who, network=setting.shared, own_tmp=bool(self._folders.tmp)
+        )
+        group = self._cgroup.make(self._policy) if self._cgroup is not None else None
+        try:
+            return Entrance.begin(
+                setting.bwrap,
+                seen,
+                self._folders,
+                policy=self._policy,
+                who=setting.who,
+                env=setting.env,
+                network=setting.shared,
+                group=group,
+                cover=setting.cover.options() if setting.cover is not None else (),
+            )
+        except BaseException:
+            if group is not None:
+                group.close()
+            raise
+
+    def _plain(self, command: Sequence[bytes], stdin: int | None, output: int) -> ChildProcess:
+        """Start a command without a sandbox. Raises ``OSError``, ``SandboxError``."""
+        setting = self._setting
+        words = [*prefix(self._policy, setting.who, limited=False), *behind(setting.env)]
+        before = [word.encode("utf-8", "replace") for word in words]
+        place = {"TMPDIR": setting.tmp} if setting.tmp else {}
+        at_home = setting.home or home(setting.who)
+        variables = environment(setting.who, {**place, **setting.env}, home=at_home)
+        argv = [*before, *command]
+        return launch.plain(self._folders.task, variables, argv, stdin=stdin, output=output)
 
     @property
     def can_stay(self) -> bool:
@@ -202,36 +241,6 @@ class Workplace:
         where there is a sandbox, and the policy allows it.
         """
         return bool(self._setting.bwrap) and self._policy.keep_processes
-
-    async def _kept(
-        self, ran: command_run.CommandEnd, left: command_run.LeftRunning, limit: int
-    ) -> command_run.CommandEnd:
-        """Keep what a command has left running;
-        where that is not possible, it is ended, and why stands in ``lost``.
-
-        Raises ``SandboxError``.
-        """
-        # It has its cgroup with it.
-        self._group = None
-        try:
-            who, env = self._setting.who, self._setting.env
-            enter = functools.partial(Entrance.open, policy=self._policy, who=who, env=env)
-            self._standing = standing = StandingSandbox(left, enter)
-        except OSError as error:
-            await left.close()
-            raise SandboxError(
-                f"what a command has left running cannot be kept: {error}"
-            ) from error
-        log, lost, said = "", "", b""
-        try:
-            log = await standing.begin()
-        except (OSError, SandboxError):
-            lost = standing.lost
-        finally:
-            said = standing.rest(limit)
-        more = self.masker.text(said.decode("utf-8", "replace"))
-        ran = replace(ran, output=ran.output + more, log=log, lost=lost)
-        return self._masked(replace(ran, left=standing.running()))
 
     def _masked(self, ran: command_run.CommandEnd) -> command_run.CommandEnd:
         """Return how a command ended, without secrets in what it names."""
@@ -267,62 +276,54 @@ class Workplace:
         """
         return await self._disk.at_the_end()
 
-    def _started(
-        self,
-        start: Starter,
-        command: Sequence[bytes],
-        stdin: int | None,
-        output: int,
-        *,
-        stays: bool,
-    ) -> ChildProcess:
-        """Start a command in the task's cgroup, which is made for the first one.
-
-        Raises ``OSError``.
-        """
-        start = functools.partial(start, stays=True) if stays else start
-        if self._cgroup is None:
-            return start(command, stdin=stdin, output=output)
-        if self._group is None:
-            self._group = self._cgroup.make(self._policy)
-        self._group.begin()
-        return start(command, stdin=stdin, output=output, group=self._group)
-
     async def shell(
         self, command: str, *, timeout_s: float, at_most: int | None = None, stays: bool = False
     ) -> command_run.CommandEnd:
-        """Run a shell command, in bash where there is one;
-        with ``stays``, in the sandbox that stays, if one does.
+        """Run a shell command, in bash where there is one. Otherwise like ``run``."""
+        argv = [bwrap.shell(), "-c", command]
+        return await self.run(argv, timeout_s=timeout_s, at_most=at_most, stays=stays)
 
+    async def own(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        timeout_s: float,
+        max_output_bytes: int | None = None,
+        at_most: int | None = None,
+        masked: bool = True,
+    ) -> command_run.CommandEnd:
+        """Run a program of batchd's own, which leaves nothing running: in the task's sandbox or,
+        where something runs there that could forge what it shows, in one of its own.
         Otherwise like ``run``.
         """
-        argv = [bwrap.shell(), "-c", command]
-        stays, standing = stays and "\0" not in command, self._standing
-        if standing is not None and not standing.over and (full := await self._disk.full()):
-            await standing.end(f"killed: {full}")
-        if stays and standing is not None and not standing.over:
-            limit = self._policy.max_output_bytes
-            output = CommandOutput(limit if at_most is None else min(limit, at_most), self.masker)
-            words = [word.encode("utf-8", "replace") for word in argv]
-            ran = await standing.run(words, timeout_s=timeout_s, output=output)
-            if ran is not None:
-                return self._masked(ran)
-        return await self.run(argv, timeout_s=timeout_s, at_most=at_most, stays=stays)
+        return await self.run(
+            argv,
+            stdin=stdin,
+            timeout_s=timeout_s,
+            max_output_bytes=max_output_bytes,
+            at_most=at_most,
+            masked=masked,
+            stays=not self.running,
+        )
 
     @property
     def running(self) -> bool:
         """Whether something that a command has left runs here."""
-        return self._standing is not None and not self._standing.over
+        return self._sandbox is not None and bool(self._sandbox.running())
 
     @property
     def why_over(self) -> str:
-        """Why what a command had left does not run any more; empty: nothing was left here."""
-        return self._standing.why if self._standing is not None else ""
+        """Why what a command had left does not run any more; empty: nothing ran here."""
+        return self._sandbox.why_over if self._sandbox is not None else ""
 
     async def clear(self, why: str) -> None:
-        """End what commands have left running, if anything does. Raises ``SandboxError``."""
-        if self._standing is not None:
-            await self._standing.end(why)
+        """End the sandbox of the task's commands, with what they have left running.
+
+        Raises ``SandboxError``.
+        """
+        if self._sandbox is not None:
+            await self._sandbox.end(why)
 
     @contextlib.asynccontextmanager
     async def apart(self) -> AsyncIterator[Workplace]:
@@ -336,14 +337,13 @@ class Workplace:
         tmp = "" if self._folders.tmp is None else apart_tmp(self._folders.tmp_path)
         folders = await patiently(functools.partial(self._emptied, tmp))
         try:
-            with Workplace(
+            async with Workplace(
                 self._policy,
                 folders,
                 self._setting.apart(tmp),
                 watcher=self._watcher,
                 disk=self._disk.apart(folders),
                 cgroup=self._cgroup,
-                door=self._door,
                 facts=self._facts,
                 masker=self.masker,
                 syncing=self._syncing,

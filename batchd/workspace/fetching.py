@@ -241,7 +241,7 @@ async def _inside(job: FetchJob, argv: list[str], what: str) -> CommandEnd:
         tmp_bytes=job.max_bytes,  # where it is memory, it is no disk that is full
         sets_ids=job.origin.kind == "copy",  # as `cp` finds them
     )
-    with await Sandbox(policy).open(
+    async with await Sandbox(policy).open(
         job.kept,
         fresh=True,
         network=False,

@@ -30,12 +30,18 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "identity": (
         # Root stays root, with all capabilities, on a system that can be written.
         ("sandbox/command_user.py", "words = _become(identity) if as_root() else []", "words = []"),
-        ("sandbox/bwrap.py", '"--cap-drop", "ALL", *(', '"--cap-add", "ALL", *('),
+        ("sandbox/bwrap.py", '*("--cap-drop", "ALL")', '*("--cap-add", "ALL")'),
+        ("sandbox/entry.py", "    os.setresgid(*[setup[\"gid\"]] * 3)\n    os.setresuid(*[setup[\"uid\"]] * 3)\n", ""),
+        ("sandbox/entry.py", '    _checked(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")\n', ""),
+        ("sandbox/entry.py", '_checked(_libc.prctl(_CAPBSET_DROP, capability, 0, 0, 0), "PR_CAPBSET_DROP")', "pass"),
+        ("sandbox/entry.py", '    _checked(_libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")\n', ""),
         ("sandbox/bwrap.py", 'options += ["--ro-bind", place, place]', 'options += ["--bind", place, place]'),
         _UNPROBED,
     ),
     "pids": (
         ("sandbox/bwrap.py", '"--unshare-pid", ', ""),
+        ("sandbox/launch.py", '"--as-pid-1", ', ""),
+        ("sandbox/entrance.py", '    "pid": 0x20000000,\n', ""),
         (
             "sandbox/bwrap.py",
             '"--unshare-all", *shared, "--unshare-user", "--disable-userns"',
@@ -49,6 +55,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
             'shared = ["--share-net"]',
         ),
         ("sandbox/bwrap.py", 'return options if network else [*options, "--unshare-net"]', "return options"),
+        ("sandbox/entrance.py", 'kinds - ({"net"} if network else set())', 'kinds - {"net"}'),
     ),
     "mounts": (
         # The machine's /tmp instead of one of its own, with all that lies there.
@@ -70,19 +77,29 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "attributes": (("sandbox/seccomp.py", "_MOST_ATTRIBUTE = 256", "_MOST_ATTRIBUTE = 1 << 20"),),
     "session": (
         ("sandbox/launch.py", "setsid=True,", "setpgroup=0,"),
-        ("sandbox/launch.py", "= 0x04, 0x80, 0x100", "= 0x04, 0x02, 0x100"),
         ("sandbox/bwrap.py", '"--new-session", ', ""),
+        ("sandbox/entry.py", "\n            setsid=True,", "\n            setpgroup=0,"),
+        ("sandbox/entry.py", "\n        setsid=True,", "\n        setpgroup=0,"),
     ),
     "environment": (
-        ("sandbox/launch.py", "[name, *words], {}, same", "[name, *words], dict(os.environ), same"),
+        ("sandbox/entry.py", "words[1:],\n            {},", "words[1:],\n            dict(os.environ),"),
+        ("sandbox/launch.py", '"/usr/bin/env", "-i", ', '"/usr/bin/env", '),
+        ("sandbox/bwrap.py", '"--chdir", "/", "--clearenv"', '"--chdir", "/"'),
+        ("sandbox/entrance.py", "list(_PROGRAM), {}, ()", "list(_PROGRAM), dict(os.environ), ()"),
     ),
     "descriptors": (("sandbox/launch.py", "    _withhold()\n", ""),),
     "variables": (("sandbox/command_user.py", "return as_root() and ", "return False and "),),
     "variables arrive": (
         ("sandbox/command_user.py", "{carriers.get(name, name): value for name, value in env.items()}", "{}"),
+        ("sandbox/entrance.py", "{**usual(who, home=TMP), **env}", "usual(who, home=TMP)"),
     ),
     "command lines": (
-        ("sandbox/command_user.py", "={' '.join(words)}\"]", "={words[0]}\", *(f'{n}={env[n]}' for n in carriers)]"),
+        (
+            "sandbox/workplace.py",
+            'command = [word.encode("utf-8", "replace") for word in argv]',
+            "env = [f'{name}={value}' for name, value in self._setting.env.items()]\n"
+            "        command = [word.encode() for word in (*argv, *env)]",
+        ),
     ),
     # --- how much of it there is, and for how long
     "limits": (
@@ -94,8 +111,8 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "arguments": (
         # Through a pipe, which must take all of them at once.
-        ("sandbox/launch.py", "common = memory_file(view.options + over + view.last)",
-         "import fcntl\n        common, end = os.pipe()\n        fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 200_000)\n        write_all(end, view.options + over + view.last)\n        os.close(end)"),
+        ("sandbox/launch.py", "        common = numbered(held(memory_file(data)))",
+         "        import fcntl\n        reading, end = os.pipe()\n        fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 200_000)\n        os.write(end, data)\n        os.close(end)\n        common = numbered(held(reading))"),
     ),
     "watch": (("sandbox/command_watch.py", "if watch in self._watched and not watch.excess:", "if False:"),),
     "memory of sockets": (("sandbox/command_watch.py", "or 0) * _SOCKET", "or 0) * 0"),),
@@ -120,24 +137,20 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("sandbox/folders.py", "trees.let_in(above, name)", "pass"),
     ),
     "output": (("sandbox/output.py", "room = self._half - len(self._head)", "room = len(data)"),),
-    "time": (("sandbox/command_run.py", "asyncio.timeout(timeout_s)", "asyncio.timeout(timeout_s + 20)"),),
+    "time": (("sandbox/task_sandbox.py", "left_s = deadline - ", "left_s = 20 + deadline - "),),
     "orphans": (
         ("sandbox/guard.py", "[ $# = 0 ] && exit", "exit"),
-        ("sandbox/launch.py", 'options += [] if stays else ["--die-with-parent"]', "pass"),
+        ("sandbox/launch.py", ', "--die-with-parent"]', "]"),
+        # Its first process ends with the worker, too.
+        ("sandbox/launch.py", '"/bin/cat")', '"/bin/sh", "-c", "cat; sleep 1000")'),
         # A worker whose daemon is gone ends what runs by itself, if it is not killed before.
         ("pool/worker.py", "await self._ended.wait()\n", "await self._ended.wait() and os._exit(0)\n"),
     ),
     # --- sandboxes that stay
     "undumpable": (
-        ("sandbox/entrychild.py", "for such processes.\n    _checked(_libc.prctl(_SET_DUMPABLE, 0,", "\n    _checked(_libc.prctl(_SET_DUMPABLE, 1,"),
+        ("sandbox/entry.py", "for such processes.\n    _checked(_libc.prctl(_SET_DUMPABLE, 0,", "\n    _checked(_libc.prctl(_SET_DUMPABLE, 1,"),
     ),
-    "tools apart": (
-        (
-            "agent/tools.py",
-            "return _shown(await place.run(argv, timeout_s=timeout_s, at_most=most), timeout_s)",
-            "return _shown(await place.shell(__import__('shlex').join(argv), timeout_s=timeout_s, stays=True), timeout_s)",
-        ),
-    ),
+    "tools apart": (("sandbox/workplace.py", "stays=not self.running", "stays=True"),),
     "cleared": (("sandbox/workplace.py", 'await self.clear("a check began")', "pass"),),
     "kept apart": (("sandbox/process_table.py", "return all(_descends(process, known, table) for process in rest)", "return True"),),
     # --- directories and files
@@ -169,7 +182,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "removal": (("trees.py", "        waiting = list(self._unlink(self._top, keep=self._last))",
                  "        import shutil\n        return shutil.rmtree(f'/proc/self/fd/{self._top}/')\n        waiting = []"),),
     # --- repositories
-    "read-only base": (("sandbox/launch.py", '"--ro-bind-fd", str(folders.base)', '"--bind-fd", str(folders.base)'),),
+    "read-only base": (("sandbox/launch.py", '"--ro-bind-fd", numbered(folders.base)', '"--bind-fd", numbered(folders.base)'),),
     "git of our own": (("workspace/patches.py", 'export GIT_DIR="$own/git"', 'export GIT_DIR="$PWD/.git"'),),
     "fetched inside": (("workspace/fetching.py", "if job.fetch and job.origin.remote:", "if job.fetch:"),),
     "no hooks": (("workspace/git.py", '    "core.hooksPath": "/dev/null",\n', ""),),
@@ -188,7 +201,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "ceiling of hosts": (("sandbox/sandbox.py", "if why := policy.refusal(asked, self.policy.network):", 'if why := "":'),),
     "numbers": (("records/policy.py", "if not _NUMBER.fullmatch(labels[-1]):", "if True:"),),
     "queue": (("sandbox/network/proxy.py", "MOST_CONNECTIONS = 64", "MOST_CONNECTIONS = 6400"),),
-    "helper": (("sandbox/network/helper.py", "if os.fstat(network).st_ino != number:", "if False:"),),
+    "helper": (("sandbox/entry.py", 'if int(_status(self.first)[_PARENT]) != self.bwrap:', "if False:"),),
     "own modules": (
         ("pool/fork_server.py", 'interpreter_flags(), "-P"]', "interpreter_flags()]"),
         ("cli/demo.py", 'sys.executable, "-P", "-m"', 'sys.executable, "-m"'),

@@ -7,8 +7,11 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import json
+import marshal
 import os
+import platform
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +24,11 @@ import pytest
 from attacking import AS_ROOT, DRIVERS, HERE, Attack, shell
 from loopback import Recorder, name_server
 from patience import PATIENCE_S, until
+
+from batchd.sandbox import seccomp
+from batchd.sandbox.launch import GIVEN
+from batchd.sandbox.memory_files import memory_file
+from batchd.sandbox.syscalls import ARCHS
 
 pytestmark = pytest.mark.in_turns
 
@@ -388,7 +396,8 @@ def test_nothing_outlives_a_batchd_that_is_killed(attack: Attack) -> None:
             if number % 2:  # in the middle of a command, on the slowest machine too
                 until(
                     lambda: any(
-                        marker.encode() in line and b"bwrap" in line for line in _command_lines()
+                        marker.encode() in line and b"dying" not in line
+                        for line in _command_lines()
                     )
                 )
             time.sleep(0.01 + 0.013 * number)
@@ -396,7 +405,7 @@ def test_nothing_outlives_a_batchd_that_is_killed(attack: Attack) -> None:
     deadline = time.monotonic() + PATIENCE_S
     left = [b"x"]
     while left and time.monotonic() < deadline:
-        left = [line for line in _command_lines() if marker.encode() in line or (b"helper.py" in line and str(HERE).encode() in line)]  # fmt: skip
+        left = [line for line in _command_lines() if marker.encode() in line or (b"entry.py" in line and str(HERE).encode() in line)]  # fmt: skip
         time.sleep(0.02)
     assert left == []
 
@@ -408,14 +417,60 @@ def _command_lines() -> Iterator[bytes]:
 
 
 @pytest.mark.stopped_by("helper")
-def test_the_helper_enters_no_other_network() -> None:
-    """It knows which one: given a process that lives in another, it hands nothing out."""
-    listener = HERE / "batchd" / "sandbox" / "network" / "helper.py"
-    ours, theirs = socket.socketpair()
-    command = [sys.executable, "-I", "-S", str(listener), str(os.getpid()), "4711", str(PORT)]
-    with ours, theirs:
-        ended = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, check=False)
-        assert ended.returncode != 0
-        assert b"another network" in ended.stderr
+@pytest.mark.skipif(not AS_ROOT, reason="only root enters what another one has made")
+def test_the_helper_enters_no_other_sandbox() -> None:
+    """It knows which one: given a process that lives in another, whose number may have been one
+    of ours before, it enters nothing.
+    """
+    made = ["bwrap", "--unshare-pid", "--unshare-net", "--bind", "/", "/", "--proc", "/proc"]
+    made += ["--as-pid-1"]
+    bwrap = shutil.which("bwrap")
+    assert bwrap is not None
+    line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-I", "-S", str(HERE / "batchd" / "sandbox" / "entry.py")]
+    with (
+        line,
+        subprocess.Popen([*made, "sleep", "1000"]) as other,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs) as entry,
+    ):
         theirs.close()
-        assert socket.recv_fds(ours, 10, 1)[:2] == (b"", [])
+        line.settimeout(PATIENCE_S)
+        try:
+            mine = [bwrap, *made, "--json-status-fd", str(GIVEN), "cat"]
+            assert _entered(line, mine) == 0
+            until(lambda: b"sleep" in _first(other.pid)[1])
+            # What claims that it is another one's child.
+            says = f"echo '{{ \"child-pid\": {_first(other.pid)[0]} }}' >/proc/self/fd/{GIVEN}; exec cat"
+            lying = ["/bin/sh", "sh", "-c", says]
+            assert _entered(line, lying) == "[Errno 0] its first process is another one"
+        finally:
+            for process in (other, entry):
+                process.kill()
+
+
+def _first(bwrap: int) -> tuple[int, bytes]:
+    """Return the first process of a sandbox, and its command line."""
+    for word in Path(f"/proc/{bwrap}/task/{bwrap}/children").read_text().split():
+        return int(word), Path(f"/proc/{word}/cmdline").read_bytes()
+    return 0, b""
+
+
+def _entered(line: socket.socket, words: list[str]) -> object:
+    """Have a helper make a sandbox and enter it, and return what it says."""
+    setup = marshal.dumps(
+        {"words": [word.encode() for word in words], "at": GIVEN}
+        | {"namespaces": 0x20000000 | 0x40000000, "directory": "/"}
+        | {"uid": 65534, "gid": 65534, "limits": [], "environment": {}}
+        | {"filter": seccomp.program(platform.machine())}
+    )
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(PATIENCE_S)
+    text = memory_file(setup)
+    with ours:
+        with theirs:
+            asked = ARCHS[platform.machine()].clone, len(setup), 0
+            socket.send_fds(line, [marshal.dumps(asked)], [theirs.fileno(), text])
+        os.close(text)
+        pid, *_, said = marshal.loads(ours.recv(4096))
+    os.waitpid(pid, 0)
+    return said

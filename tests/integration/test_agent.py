@@ -329,7 +329,7 @@ def test_tools_work_on_the_tasks_directory(tmp_path: Path) -> None:
             assert not isinstance(request, str), request
             return await tools.run(request, place, 10.0)
 
-        with place:
+        async with place:
             assert (
                 await use("write_file", path="a/b.txt", content="1\r\n2\r\n3\r\n")
             ).exit_code == 0
@@ -575,7 +575,7 @@ def test_a_file_that_cannot_be_written_whole_stays_as_it_was(
         async def use(name: str, **arguments: Any) -> Any:
             return await tools.run(tools.ToolRequest(name, arguments), place, 10.0)
 
-        with place:
+        async with place:
             file = small_disk / "t/file"
             assert (await use("write_file", path="file", content=f"{text}.")).exit_code == 0
             made = "chmod 751 file; ln -s file link; head -c 100000 /dev/zero > other"

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import marshal
 import os
 import re
-import select
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from patience import PATIENCE_S
 from batchd.errors import SandboxUnavailableError
 from batchd.records import SandboxPolicy
 from batchd.sandbox import CommandEnd, Sandbox, cgroup, check
-from batchd.sandbox.launch import spawn
+from batchd.sandbox.entrance import starter
+from batchd.sandbox.launch import GIVEN
 
 MB = 1 << 20
 
@@ -55,46 +57,26 @@ def given() -> Iterator[Path]:
         below.rmdir()
 
 
-@pytest.mark.parametrize("moved", [False, True], ids=["started", "moved"])
-def test_a_process_is_in_its_group_from_its_first_moment_and_dies_with_it(
-    given: Path,
-    moved: bool,
-) -> None:
-    """Started in a group, or moved before it may go on, all that it starts is there;
-    and all of that is killed at once.
-    """
+def test_a_sandbox_is_in_its_group_from_its_first_moment_and_dies_with_it(given: Path) -> None:
+    """Who starts it is there, and all that is started; and all of that is killed at once."""
     path = given / "task-0-0"
     path.mkdir()
     group = cgroup.TaskCgroup(path)
-    read_end, write_end = os.pipe()
-    gate, opened = os.pipe()
     script = (
-        "read -r go; cat /proc/self/cgroup; setsid sh -c 'sleep 1000 & sleep 1000' & sleep 1000"
+        f"echo '\"child-pid\": '$$ >/proc/self/fd/{GIVEN}; cat /proc/self/cgroup;"
+        " setsid sh -c 'sleep 1000 & sleep 1000' >/dev/null 2>&1 &"
     )
-    pid = spawn(
-        "/bin/sh",
-        ["sh", "-c", script],
-        {},
-        (),
-        stdin=gate,
-        output=write_end,
-        group=None if moved else group,
-    )
-    if moved:
-        group.enter(pid)
-    os.write(opened, b"go\n")
-    for descriptor in (write_end, gate, opened):
-        os.close(descriptor)
-    said = b""
-    while b"0::" not in said:
-        assert select.select([read_end], [], [], PATIENCE_S)[0]
-        said += os.read(read_end, 4096)
+    setup = marshal.dumps({"words": [b"/bin/sh", b"sh", b"-c", script.encode()], "at": GIVEN})
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            starter().fork(setup, theirs, [], group)
+        ours.settimeout(PATIENCE_S)
+        number, _, _, said = marshal.loads(ours.recv(4096))
     assert f"/{given.name}/task-0-0" in said.decode()
+    assert str(number) in (path / "cgroup.procs").read_text().split()
     group.kill()
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    while os.read(read_end, 4096):  # until the last one that could write is gone
-        pass
-    os.close(read_end)
+    assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == -signal.SIGKILL
     group.close()
     assert not path.exists()
 
@@ -118,7 +100,7 @@ def test_a_group_that_cannot_be_used_is_refused_with_the_fix(given: Path) -> Non
 def _runs(folder: Path, policy: SandboxPolicy, *commands: str) -> list[CommandEnd]:
     async def main() -> list[CommandEnd]:
         opening = Sandbox(policy).open(str(folder / "001"), fresh=True, network=False, env={})
-        with await opening as place:
+        async with await opening as place:
             return [await place.shell(command, timeout_s=PATIENCE_S) for command in commands]
 
     return asyncio.run(main())

@@ -33,7 +33,7 @@ def runs(folder: Path, *commands: str, fresh: bool = True) -> list[CommandEnd]:
         opening = sandbox.open(
             str(folder), fresh=fresh, network=False, env={}, tmp=f"{folder}.state/b.1"
         )
-        with await opening as place:
+        async with await opening as place:
             return [await place.shell(command, timeout_s=PATIENCE_S) for command in commands]
 
     ends = asyncio.run(main())

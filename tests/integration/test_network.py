@@ -111,7 +111,9 @@ def visit(
 
     async def inside() -> Any:
         sandbox = Sandbox(SandboxPolicy(network=network, private_hosts=private))
-        with await sandbox.open(str(folder / "001"), fresh=True, network=network, env={}) as place:
+        async with await sandbox.open(
+            str(folder / "001"), fresh=True, network=network, env={}
+        ) as place:
             return await body(place)
 
     return asyncio.run(inside())
@@ -530,7 +532,7 @@ def test_without_a_sandbox_there_is_no_list_to_keep(tmp_path: Path) -> None:
     async def inside() -> str:
         sandbox = Sandbox(SandboxPolicy(backend="none", network=("a.example",)))
         opening = sandbox.open(str(tmp_path / "1"), fresh=True, network=("a.example",), env={})
-        with await opening as place:
+        async with await opening as place:
             return await place.facts()
 
     assert "network: yes" in asyncio.run(inside())
@@ -600,7 +602,6 @@ curl -fsS http://localhost:{port}/hello > reached; curl -fsS http://other.exampl
         entered = f"curl -fsS http://localhost:{port}/hello; cat refused"
         first = await place.shell(entered, timeout_s=PATIENCE_S, stays=True)
         second = await place.shell("true", timeout_s=PATIENCE_S, stays=True)
-        await place.clear("the test ended")
         return first, second
 
     with web() as port:

@@ -51,7 +51,7 @@ async def visit(
     """Let ``body`` work in a fresh directory."""
     sandbox = Sandbox(policy or SandboxPolicy())
     opening = sandbox.open(str(folder / "001"), fresh=True, network=False, env=env or {})
-    with await opening as place:
+    async with await opening as place:
         return await body(place)
 
 
@@ -308,7 +308,7 @@ from batchd.records import SandboxPolicy
 from batchd.sandbox import Sandbox
 async def main():
     sandbox = Sandbox(SandboxPolicy())
-    with await sandbox.open(sys.argv[1], fresh=True, network=False, env={}) as place:
+    async with await sandbox.open(sys.argv[1], fresh=True, network=False, env={}) as place:
         print("ready", flush=True)
         async def agent():
             while True:
@@ -346,7 +346,7 @@ def test_directories_are_made_for_the_user_and_foreign_ones_are_refused(tmp_path
     sandbox = Sandbox(SandboxPolicy())
 
     async def opened(path: Path, *, fresh: bool) -> None:
-        with await sandbox.open(str(path), fresh=fresh, network=False, env={}) as place:
+        async with await sandbox.open(str(path), fresh=fresh, network=False, env={}) as place:
             assert (await place.run(["touch", "mine"], timeout_s=PATIENCE_S)).exit_code == 0
 
     path = tmp_path / "outbox" / "batch" / "001"

@@ -38,7 +38,7 @@ from tests.conftest import Spool
 pytestmark = pytest.mark.in_turns
 
 #: A file below /usr that every machine has, and that no command here needs.
-FILE = "/usr/bin/env"
+FILE = "/usr/bin/tac"
 
 
 def ran(folder: Path, policy: SandboxPolicy, *commands: str) -> list[tuple[int | None, str]]:
@@ -46,7 +46,7 @@ def ran(folder: Path, policy: SandboxPolicy, *commands: str) -> list[tuple[int |
 
     async def visit() -> list[tuple[int | None, str]]:
         opening = Sandbox(policy).open(str(folder / "001"), fresh=True, network=False, env={})
-        with await opening as place:
+        async with await opening as place:
             ends = [await place.shell(command, timeout_s=60) for command in commands]
         return [(end.exit_code, end.output) for end in ends]
 
@@ -137,7 +137,7 @@ def test_what_a_link_leads_to_elsewhere_is_not_shown(above: Path, tmp_path: Path
     async def visit() -> None:
         sandbox = Sandbox(policy)
         opening = sandbox.open(str(tmp_path / "001"), fresh=True, network=False, env={})
-        with await opening as place:
+        async with await opening as place:
             found = await place.shell(f"cat {above}/link/file; ls {above}", timeout_s=60)
             assert found.output == "of a toollink\ntools\n"
         (above / "link").unlink()
@@ -201,7 +201,7 @@ def test_services_that_come_and_go_end_no_task(
                 break
             folder = str(tmp_path / str(number))
             opening = sandbox.open(folder, fresh=True, network=network, env={})
-            with await opening as place:
+            async with await opening as place:
                 ran = await asyncio.gather(*(place.shell("echo x", timeout_s=60) for _ in range(4)))
                 assert [end.output for end in ran] == ["x\n"] * 4
 
@@ -256,7 +256,7 @@ def test_what_is_mounted_while_tasks_run_is_looked_at(above: Path, tmp_path: Pat
 
     async def call() -> str:
         opening = sandbox.open(str(tmp_path / str(next(names))), fresh=True, network=False, env={})
-        with await opening as room:
+        async with await opening as room:
             return (await room.run(["python3", "-c", _CALL, f"{place}/s"], timeout_s=60)).output
 
     def called() -> str:
@@ -302,7 +302,7 @@ def test_another_trouble_is_reported_at_once(tmp_path: Path) -> None:
         # Other tests have services that come and go there.
         sandbox = Sandbox(SandboxPolicy(hide=("/usr/local",)))
         opening = sandbox.open(str(tmp_path / "001"), fresh=True, network=False, env={})
-        with await opening as place:
+        async with await opening as place:
             cover = place._setting.cover
             assert cover is not None
             calls = iter([["--ro-bind", os.devnull, "/usr/is/not/there"]])
@@ -470,7 +470,7 @@ def test_small_files_of_etc_are_as_the_machine_has_them(tmp_path: Path) -> None:
 
     async def read() -> str:
         opening = Sandbox(policy).open(str(tmp_path / "task"), fresh=True, network=False, env={})
-        with await opening as room:
+        async with await opening as room:
             paths = " ".join(f"/etc/{name}" for name in names)
             return (
                 await room.shell(f"sha256sum {paths}; > {paths.split()[0]}", timeout_s=60)

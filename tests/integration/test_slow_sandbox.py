@@ -50,7 +50,9 @@ def test_what_the_machine_holds_is_no_memory_of_a_sandbox(
 
     async def main() -> None:
         sandbox = Sandbox(SandboxPolicy(max_memory_bytes=_LIMIT))
-        with await sandbox.open(str(tmp_path / "001"), fresh=True, network=False, env={}) as place:
+        async with await sandbox.open(
+            str(tmp_path / "001"), fresh=True, network=False, env={}
+        ) as place:
             end = await place.shell("echo alive", timeout_s=PATIENCE_S)
             assert (end.exit_code, end.output, end.excess) == (0, "alive\n", "")
             assert end.seconds >= _HELD_US / 1e6

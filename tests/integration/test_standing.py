@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import re
+import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -60,11 +61,8 @@ def stay(
         state = folder / "state"
         state.mkdir(mode=0o700, exist_ok=True)
         opening = {"fresh": True, "network": False, "env": {}, "tmp": str(state / "tmp/1")} | asked
-        with await sandbox.open(str(folder / "001"), **opening) as place:
-            try:
-                return await body(place)
-            finally:
-                await place.clear("the test ended")
+        async with await sandbox.open(str(folder / "001"), **opening) as place:
+            return await body(place)
 
     return asyncio.run(visit())
 
@@ -87,13 +85,13 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.05)
 
 
-def helpers() -> set[int]:
+def helpers(name: str = "batchd-entry") -> set[int]:
     """Return the programs of ours that have entered a sandbox for this process."""
     found = set()
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
-            if parent == str(os.getpid()) and (path / "comm").read_text() == "batchd-entry\n":
+            if parent == str(os.getpid()) and (path / "comm").read_text() == f"{name}\n":
                 found.add(int(path.name))
     return found
 
@@ -197,20 +195,75 @@ def test_file_tools_and_checks_never_enter(tmp_path: Path) -> None:
     assert (before, after) == (True, False)
 
 
-def test_no_sandbox_stands_idle(tmp_path: Path) -> None:
-    """It is over when the last process has ended, also between two commands;
-    the next one has a sandbox of its own.
+def test_there_is_one_sandbox_from_the_first_command_to_the_end(tmp_path: Path) -> None:
+    """Also where nothing is left running in it, until what calls for its end;
+    the next command has another one.
     """
 
-    async def body(place: Workplace) -> tuple[CommandEnd, CommandEnd, str]:
+    async def body(place: Workplace) -> tuple[list[CommandEnd], str, str]:
         first = await shell(place, f"sleep 0.5 & {BEGAN}")
-        await until(lambda: not (place.running or helpers()))
-        return first, await shell(place, BEGAN), place.why_over
+        await until(lambda: not place.running)
+        why = place.why_over
+        second = await shell(place, BEGAN)
+        await place.clear("a test wants it")
+        assert not helpers()
+        return [first, second, await shell(place, BEGAN)], why, place.why_over
 
-    first, second, why = stay(tmp_path, body)
+    (first, second, third), why, _ = stay(tmp_path, body)
     assert named(first) == ["sleep"]
-    assert int(second.output) > int(first.output)
+    assert second.output == first.output
     assert (second.left, why) == ((), "it has ended by itself")
+    assert int(third.output) > int(second.output)
+
+
+def test_nothing_that_a_command_kills_is_its_sandbox(tmp_path: Path) -> None:
+    """It kills all that it can reach, and what earlier ones left;
+    its own sandbox is still there for the next, and nothing dead is.
+    """
+
+    async def body(place: Workplace) -> list[CommandEnd]:
+        commands = (
+            f"sleep 1000 & {BEGAN}",
+            "kill -9 1; kill -9 -1; (sleep 0.01 &); sleep 0.2",
+            f"{BEGAN}; cat /proc/[0-9]*/stat | grep -c ' Z '",
+        )
+        return [await shell(place, command) for command in commands]
+
+    first, killing, again = stay(tmp_path, body)
+    assert named(first) == ["sleep"]
+    assert (killing.exit_code, killing.left) == (0, ())
+    assert again.output == f"{first.output}0\n"
+
+
+def test_who_forks_helpers_is_started_again(tmp_path: Path) -> None:
+    """It was killed: the sandboxes that there are go on, and the next one is entered."""
+
+    async def body(place: Workplace) -> list[str]:
+        first = await shell(place, WHERE)
+        for pid in helpers("batchd-starter"):
+            os.kill(pid, signal.SIGKILL)
+        again = await shell(place, WHERE)
+        other = await place.run(["echo", "here"], timeout_s=PATIENCE_S)
+        assert len(helpers("batchd-starter")) == 1
+        return [first.output, again.output, other.output]
+
+    first, again, other = stay(tmp_path, body)
+    assert first == again
+    assert other == "here\n"
+
+
+def test_a_file_tool_enters_where_nothing_runs(tmp_path: Path) -> None:
+    """Beside what a command has left, which could forge what it shows, it has its own sandbox."""
+
+    async def body(place: Workplace) -> list[str]:
+        tool = ["sh", "-c", BEGAN]
+        found = [await shell(place, BEGAN), await place.own(tool, timeout_s=PATIENCE_S)]
+        await shell(place, "sleep 1000 &")
+        found += [await place.own(tool, timeout_s=PATIENCE_S), await shell(place, BEGAN)]
+        return [ran.output for ran in found]
+
+    before, tool, beside, after = stay(tmp_path, body)
+    assert before == tool == after != beside
 
 
 def test_what_dies_with_its_command_does_not_stay(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_the_model_learns_why_its_command_was_killed(tmp_path: Path) -> None:
     async def main() -> tools.ToolOutput:
         sandbox = Sandbox(SandboxPolicy(max_cpu_s=0.3))
         opening = sandbox.open(str(tmp_path / "001"), fresh=True, network=False, env={})
-        with await opening as place:
+        async with await opening as place:
             request = tools.ToolRequest("shell", {"command": "echo begun; while :; do :; done"})
             return await tools.run(request, place, 20.0)
 
@@ -148,7 +148,7 @@ def test_a_full_task_does_not_empty_the_file_that_it_would_edit(tmp_path: Path) 
     async def main() -> list[tools.ToolOutput]:
         sandbox = Sandbox(SandboxPolicy(max_disk_bytes=20 << 20))
         opening = sandbox.open(str(tmp_path / "001"), fresh=True, network=False, env={})
-        with await opening as place:
+        async with await opening as place:
             wanted = (
                 ("write_file", {"path": "kept", "content": "old"}),
                 ("shell", {"command": fill}),

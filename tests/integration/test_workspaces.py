@@ -103,7 +103,7 @@ def work(
         base = await fetched(folder, origin)
         state = folder / "state"
         state.mkdir(mode=0o700, exist_ok=True)
-        with await Sandbox(SandboxPolicy()).open(
+        async with await Sandbox(SandboxPolicy()).open(
             str(folder / "001"),
             fresh=True,
             network=False,
@@ -128,7 +128,7 @@ def put(
     """Apply patches to a repository."""
 
     async def visit() -> str:
-        with await Sandbox(SandboxPolicy(sets_ids=True)).open(
+        async with await Sandbox(SandboxPolicy(sets_ids=True)).open(
             str(folder), fresh=False, network=False, env={}
         ) as place:
             return await applying.apply(place, patches, branch, ruled)
@@ -546,7 +546,7 @@ def test_a_shared_repository_stays_its_groups(tmp_path: Path) -> None:
     assert {oct(path.stat().st_mode & 0o7777) for path in made} == {"0o2775"}
 
     async def commits() -> str:
-        with await Sandbox(SandboxPolicy()).open(
+        async with await Sandbox(SandboxPolicy()).open(
             str(source), fresh=False, network=False, env={}
         ) as place:
             words = "echo 1 > more; git add -A; git commit -qm more 2>&1; git status --short"

@@ -1,10 +1,9 @@
 """The way out for tasks that may reach some hosts:
 a proxy of ours on the loopback of their own, empty network.
 
-A command's network namespace has nothing but loopback. A helper that enters it for a moment makes a
-listening socket there and hands it out (``inside``); what connects to it is read (``http_heads``,
-by h11), held to the list (``destinations``) and carried by this process (``proxy``). Nothing of
-ours runs inside.
+A sandbox's network namespace has nothing but loopback. The helper that enters it makes a listening
+socket there and hands it out; what connects to it is read (``http_heads``, by h11), held to the
+list (``destinations``) and carried by this process (``proxy``).
 """
 
 from __future__ import annotations

@@ -1,21 +1,20 @@
-"""The door: gives a command that is held back its way out, and takes it away in the end."""
+"""The door: gives a sandbox its way out before a command enters it,
+and takes it away in the end.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from batchd.errors import SandboxError
-from batchd.sandbox.child import ChildProcess
 from batchd.sandbox.network.destinations import AllowedHosts
-from batchd.sandbox.network.inside import PORT, listening
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
-#: A sandbox whose first process is gone has ended within this time (seconds),
-#: on the busiest machine.
-_SET_UP_S = 10.0
+#: Where commands find the proxy, on their own loopback: the port that such servers have by custom.
+PORT = 3128
 #: What is kept of what was refused.
 _MOST_REFUSALS = 20
 #: Longer than any host, of which a part would be no secret any more, though it be one as a whole.
@@ -54,30 +53,28 @@ class NetworkDoor:
         self._allowed = allowed
 
     @contextlib.asynccontextmanager
-    async def opened(self, child: ChildProcess) -> AsyncIterator[RefusedHosts]:
-        """Open the way for a command, let it begin, and close the way again;
-        yield what was refused.
+    async def opened(
+        self, listening: Callable[[int], Awaitable[socket.socket]]
+    ) -> AsyncIterator[RefusedHosts]:
+        """Open the way for what runs in a sandbox, and close it again; yield what was refused.
 
-        Raises ``SandboxError`` where it cannot be opened; then nothing of the command ran. Opens
-        nothing where there is no sandbox.
+        ``listening``: makes a socket on its loopback. Raises ``SandboxError``.
         """
         # Daemons, and workers whose tasks have no list, do without HTTP.
         from batchd.sandbox.network.proxy import Proxy
 
-        refusals = RefusedHosts()
-        listener = await _listener(child)
-        serving = None
-        if listener is not None:
-            serving = asyncio.ensure_future(Proxy(listener, self._allowed, refusals).serve())
         try:
-            child.release()
+            listener = await listening(PORT)
+        except OSError as error:
+            raise SandboxError(f"a command's way to the network: {error}") from error
+        refusals = RefusedHosts()
+        serving = asyncio.ensure_future(Proxy(listener, self._allowed, refusals).serve())
+        try:
             yield refusals
         finally:
-            if serving is not None:
-                serving.cancel()
-                await asyncio.gather(serving, return_exceptions=True)
-            if listener is not None:
-                listener.close()  # serving may not have begun
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+            listener.close()  # serving may not have begun
 
     def described(self) -> str:
         """Return it in words, for the model."""
@@ -96,19 +93,3 @@ def variables(allowed: AllowedHosts) -> dict[str, str]:
     found = {name: proxy for word in ("http_proxy", "https_proxy") for name in (word, word.upper())}
     # Node reads them only with NODE_USE_ENV_PROXY.
     return {**found, "no_proxy": own, "NO_PROXY": own, "NODE_USE_ENV_PROXY": "1"}
-
-
-async def _listener(child: ChildProcess) -> socket.socket | None:
-    """Return what listens inside a command's network; None:
-    its sandbox could not be set up, and bwrap says why.
-    """
-    try:
-        inside = await child.inside()
-        return await listening(*inside) if inside else None
-    except SandboxError:
-        # It is held back: what ends now never began, and its network went with it.
-        if await child.ends(_SET_UP_S):
-            return None
-        raise
-    except OSError as error:
-        raise SandboxError(f"a command's way to the network: {error}") from error

@@ -22,7 +22,7 @@ async def main() -> None:
     asked = _frozen(json.load(sys.stdin))
     sandbox = Sandbox(SandboxPolicy(**_frozen(asked["policy"])))
     opening = sandbox.open(asked["folder"], fresh=True, network=asked["network"], env=asked["env"])
-    with await opening as place:
+    async with await opening as place:
         ends = [await place.run(argv, timeout_s=asked["timeout_s"]) for argv in asked["commands"]]
         print(json.dumps([[e.exit_code, e.output, e.timed_out, e.seconds] for e in ends]))
 

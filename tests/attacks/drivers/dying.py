@@ -14,7 +14,7 @@ async def main() -> None:
     """Run commands that all run out of time."""
     hosts = ("a.example",)
     sandbox = Sandbox(SandboxPolicy(network=hosts))
-    with await sandbox.open(sys.argv[1], fresh=True, network=hosts, env={}) as place:
+    async with await sandbox.open(sys.argv[1], fresh=True, network=hosts, env={}) as place:
         print("ready", flush=True)
 
         async def agent() -> None:

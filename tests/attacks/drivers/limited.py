@@ -26,7 +26,7 @@ async def main() -> None:
     place = await opened()
     for argv in asked["commands"]:
         if argv is None:
-            place.close()
+            await place.close()
             place = await opened()
             continue
         if isinstance(argv, dict):
@@ -36,7 +36,7 @@ async def main() -> None:
             end = await place.run(argv, timeout_s=asked["timeout_s"])
         ends.append([end.exit_code, end.output, end.excess, end.killed, end.seconds])
     print(json.dumps([ends, await place.facts()]))
-    place.close()
+    await place.close()
 
 
 asyncio.run(main())

@@ -21,7 +21,7 @@ async def main() -> None:
     sandbox = Sandbox(SandboxPolicy(network=network or False, private_hosts=network))
     opening = sandbox.open(asked["folder"], fresh=True, network=network, env={}, tmp=asked["tmp"])
     ends: list[object] = []
-    with await opening as place:
+    async with await opening as place:
         for command in asked["commands"]:
             if command.startswith("file:"):
                 request = tools.ToolRequest(
@@ -37,7 +37,6 @@ async def main() -> None:
             else:
                 ran = await place.shell(command, timeout_s=asked["timeout_s"], stays=True)
                 ends.append([ran.exit_code, ran.output, ran.left])
-        await place.clear("all is over")
     print(json.dumps(ends))
 
 
