@@ -16,7 +16,7 @@ from pathlib import Path
 
 from batchd import config, processes, silent_paths, words
 from batchd.cli.display import formatting, summary_text
-from batchd.cli.runs import following, given_files
+from batchd.cli.runs import following, given_files, prompts
 from batchd.cli.runs.run_daemon import RunDaemon, refuse_paused
 from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape_text
@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="task files; -: standard input, as JSON, JSONL or a prompt",
     )
-    given_files.prompt_options(parser)
+    prompts.options(parser)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(
         "--serial",
@@ -117,16 +117,16 @@ def _given(args: argparse.Namespace, settings: config.Config) -> Sequence[tuple[
     """Return the path, the name and the bytes of each file; what has no path is never gone on
     with.
     """
-    if prompt := given_files.prompted(args):
+    if prompt := prompts.prompted(args):
         if args.files:
             raise UsageError("name a FILE or give a --prompt, not both")
         return [("", *prompt)]
     if not args.files:
         if not sys.stdin.isatty():
-            return [("", *given_files.piped())]
+            return [("", *prompts.piped())]
         raise UsageError("name a task file, or say what is to be done: --prompt TEXT")
     return [
-        ("", *given_files.piped())
+        ("", *prompts.piped())
         if file == "-"
         else (os.path.realpath(file), Path(file).name, given_files.read_file(file, settings))
         for file in args.files

@@ -15,7 +15,7 @@ from typing import Any
 from batchd import config, control, silent_paths, users, words
 from batchd.cli.display import formatting, progress, summary_text
 from batchd.cli.display.progress import ProgressSource
-from batchd.cli.runs import given_files
+from batchd.cli.runs import given_files, prompts
 from batchd.cli.support.member_reader import MemberReader
 from batchd.errors import (
     BatchdError,
@@ -88,7 +88,7 @@ _SPOOLLESS = (
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("file", nargs="?", metavar="FILE", help="a task file; -: standard input")
-    given_files.prompt_options(parser)
+    prompts.options(parser)
     parser.add_argument("--first", type=int, metavar="N", help="a trial: the first N tasks only")
     parser.add_argument("--name", help="the batch's name (default: the file's)")
     parser.add_argument("--wait", action="store_true", help="show progress, end with the summary")
@@ -183,13 +183,13 @@ def _soon(settings: config.Config, mine: DroppedBatch) -> BatchRow | None:
 
 def _given(args: argparse.Namespace, settings: config.Config) -> tuple[str, bytes]:
     """Return the name and the bytes to drop."""
-    given = given_files.prompted(args)
+    given = prompts.prompted(args)
     if (args.file is None) == (given is None):
         raise UsageError("name a FILE or give a --prompt: one of the two")
     if given is None:
         path = Path(args.file)
         given = (
-            given_files.piped()
+            prompts.piped()
             if args.file == "-"
             else (path.name, given_files.read_file(args.file, settings))
         )

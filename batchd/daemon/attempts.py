@@ -215,7 +215,8 @@ class Attempts:
             self.take(inputs.Lost(ref))
             return
         await self.starting.fence(active)
-        if not await self._batches.takes_results(ref.batch):
+        batch = self._batches.get(ref.batch)
+        if batch and not await self._batches.folders.takes_files(batch):
             # Without a folder, or room in it, it could not leave a result:
             # it waits, and does not fail.
             self._put_back(active)
@@ -456,8 +457,9 @@ class Attempts:
         if done.outcome == "failed" and active.finished is not None:  # in how it is written
             get_logger().error(Action.OUTBOX_TROUBLE, task=str(active.ref), message=done.message)
         self.take(_said(active, done))
-        if done.outcome == "unopened" and free_room.refused(done.message):
-            self._batches.refused(active.ref.batch, done.message)
+        batch = self._batches.get(active.ref.batch)
+        if batch and done.outcome == "unopened" and free_room.refused(done.message):
+            self._batches.folders.refuses(batch, done.message)
         self._rest()
         main_loop.wake()
 

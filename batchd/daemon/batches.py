@@ -1,6 +1,4 @@
-"""Open batches: from the store's promise to the last file in the outbox; one whose folder takes
-nothing holds its tasks, and no others.
-"""
+"""Open batches: from the store's promise to the last file in the outbox."""
 
 from __future__ import annotations
 
@@ -15,20 +13,19 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from batchd import free_room, results
+from batchd import results
 from batchd.daemon import main_loop
 from batchd.daemon.batch_names import BatchNames
 from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.listeners import Finisher
-from batchd.daemon.main_loop import BriefCache
 from batchd.daemon.outboxes import Outboxes
-from batchd.daemon.troubles import TROUBLE_S
+from batchd.daemon.result_folders import ResultFolders
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import Problem, UsedNameError, WithdrawnError
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.log import Action, get_logger
-from batchd.records import Batch, Cause, HoldKey, Scope, Task
+from batchd.records import Batch, Task
 from batchd.spool import outbox
 from batchd.store import lookups, operations
 from batchd.store.operations import wanted
@@ -36,10 +33,6 @@ from batchd.store.queries import StoreReader
 from batchd.store.rows import StoredWork
 from batchd.store.store import Store
 
-#: The longest pause before the tasks of a batch that a disk has refused try again;
-#: and how long none has met that until it is over.
-_LONGEST_PAUSE_S = 30.0
-_MET_AGAIN_S = 5.0
 #: So many tasks before a batch's end, its finishers get ready.
 _FINISHERS_READY_AT = 8
 
@@ -61,9 +54,7 @@ class OpenBatch:
 
 @dataclass(slots=True, eq=False, repr=False)
 class OpenBatches:
-    """Open batches: each of their tasks, and each batch, gets its files; tasks whose results could
-    not be written are held.
-    """
+    """Open batches: each of their tasks, and each batch, gets its files."""
 
     _current: CurrentConfig
     _lifecycle: Lifecycle
@@ -75,13 +66,12 @@ class OpenBatches:
     #: Reserves their names, and folders.
     names: BatchNames = field(init=False)
     _open: dict[str, OpenBatch] = field(default_factory=dict)
-    #: Which batch's folder took files; where it takes none by then, a result waits for that.
-    _took: BriefCache = field(default_factory=BriefCache)
-    #: By batch, what its tasks were refused by a disk since they last tried.
-    _met: dict[str, str] = field(default_factory=dict)
+    #: Whether results can be written into them.
+    folders: ResultFolders = field(init=False)
 
     def __post_init__(self) -> None:
         self.names = BatchNames(self._store, self._outboxes)
+        self.folders = ResultFolders(self._current, self._lifecycle, self._outboxes)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -231,88 +221,10 @@ class OpenBatches:
         for name in self._open:
             self.look(name)
 
-    # Whether results can be written: tasks that could leave none would be paid for in vain
-
     @property
     def closed(self) -> bool:
         """Whether no task at all may start: none could leave a result, or run a command."""
-        troubles = self._outboxes.troubles
-        if troubles.stops(Action.OUTBOX_TROUBLE, Action.SANDBOX_TROUBLE):
-            return True
-        shut = troubles.outboxes()
-        return bool(shut) and {known.batch.outbox for known in self._open.values()} <= shut
-
-    async def takes_results(self, name: str) -> bool:
-        """Return whether a batch's folder takes files;
-        if not, all of its tasks are held until it does.
-        """
-        batch = self.get(name)
-        if batch is None:
-            return True
-        shut = self._outboxes.troubles.holds(batch.outbox, name)
-        if shut or not await self._takes_files(batch):
-            self._hold(batch)
-        holds = self._lifecycle.holds
-        return not (holds.keeps(_shut(name)) or holds.keeps(_full(name)))
-
-    async def _takes_files(self, batch: Batch) -> bool:
-        if self._took.knows(batch.name):
-            return True
-        try:
-            ready = await self._outboxes.promptly(partial(outbox.ready, batch), batch.outbox)
-        except OSError:
-            return False  # its threads hang: `prepare` will say so
-        if ready:
-            self._took.note(batch.name)
-        return ready
-
-    def _hold(self, batch: Batch) -> None:
-        lifecycle, hold = self._lifecycle, _shut(batch.name)
-        if lifecycle.holds.keeps(hold):
-            return
-        self._keep(batch.name, hold)
-
-        async def wait() -> None:
-            await self._outboxes.on_disk(partial(outbox.prepare, batch), batch)
-            while self._outboxes.troubles.holds(batch.outbox, batch.name):  # noqa: ASYNC110 (many things end a trouble)
-                # A single file of it, or of others, cannot be written yet.
-                await asyncio.sleep(TROUBLE_S)
-            lifecycle.lift(hold)
-            main_loop.wake()
-
-        main_loop.spawn(wait())
-
-    def _keep(self, name: str, hold: HoldKey) -> None:
-        for ref in self._lifecycle.of(name):
-            self._lifecycle.take(inputs.Held(ref, hold))
-
-    def refused(self, name: str, said: str) -> None:
-        """Keep the tasks of a batch, one of which was refused by a disk, as that said;
-        they try again, less and less often, until none is.
-        """
-        if (batch := self.get(name)) is None:
-            return
-        self._keep(name, _full(name))
-        if name not in self._met:
-            main_loop.spawn(self._try_again(batch))
-        self._met[name] = said
-
-    async def _try_again(self, batch: Batch) -> None:
-        name, pause_s = batch.name, TROUBLE_S
-        state = self._current.config.paths.state
-        needs = {batch.outbox: free_room.OUTBOX, state: free_room.ENDS}
-        with self._outboxes.troubles.trying(Action.DIRECTORY_TROUBLE) as tries:
-            while said := self._met[name]:
-                look = partial(free_room.refusal, said, needs)
-                ask = partial(self._outboxes.at, look, batch.outbox)
-                tries.failed(await self._outboxes.patiently(ask, Action.OUTBOX_TROUBLE))
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                self._met[name] = ""
-                self._lifecycle.lift(_full(name))
-                main_loop.wake()
-                await asyncio.sleep(_MET_AGAIN_S)
-        del self._met[name]
+        return self.folders.closed({known.batch.outbox for known in self._open.values()})
 
     # A batch's end
 
@@ -390,13 +302,3 @@ def _write_results(store: Store, batch: Batch, replace: bool) -> results.Sums:
     else:
         collections.deque(lines(), maxlen=0)
     return sums
-
-
-def _full(batch: str) -> HoldKey:
-    """Return what keeps the tasks of a batch that a disk has refused."""
-    return HoldKey(Scope.BATCH, f"{batch} room", Cause.FOLDER)
-
-
-def _shut(batch: str) -> HoldKey:
-    """Return what keeps the tasks of a batch whose folder takes no files."""
-    return HoldKey(Scope.BATCH, batch, Cause.FOLDER)

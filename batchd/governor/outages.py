@@ -128,10 +128,6 @@ def tries(failure: Failure, max_retries: int) -> int:
     return max_retries * (_PATIENCE if busy(failure) else 1)
 
 
-# News: what the governor reports of what concerns more than one call, as values. ``name`` is a
-# provider's, or a model's: ``PROVIDER/MODEL``, ``PROVIDER/MODEL@TIER``
-
-
 class Outages:
     """The outages: opens and closes the breakers of all providers, and of their models.
 

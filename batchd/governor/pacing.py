@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from batchd.governor.meter import Meter, SpentAmount
+from batchd.governor.bucket import SpentAmount
+from batchd.governor.meter import Meter
 from batchd.pauses import doubled
 from batchd.records import Failure, FailureKind, RateLimit
 

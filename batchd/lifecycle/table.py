@@ -4,8 +4,6 @@ Pure; the whole of what is decided about a task.
 
 Of the rows of a phase and an input the first one holds whose condition does. A pair without a row
 cannot come about, and is a bug: ``decide`` raises.
-
-At the end is its drawing in docs/architecture.md: `make drawing`. A test holds the page to it.
 """
 
 from __future__ import annotations

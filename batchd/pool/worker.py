@@ -358,7 +358,7 @@ class Worker:
 
 
 class WorkerAgentServices:
-    """The services of one agent: its ``agent.Host``."""
+    """The services of one agent: its ``agent.AgentServices``."""
 
     def __init__(
         self,

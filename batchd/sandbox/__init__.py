@@ -1,7 +1,9 @@
 """The sandbox: the only place where model-written text becomes a process.
 
-A ``Sandbox`` opens one ``Workplace`` a task; each of its commands runs under bubblewrap, in
-namespaces of its own, and nothing that a command started outlives it.
+A ``Sandbox`` opens one ``Workplace`` a task: its directory. That has one ``TaskSandbox`` at a time,
+whose namespaces bubblewrap makes; its ``Entrance`` is the way in: a socket to the helper that has
+made it, and starts each command there. What commands leave goes on until the round is evaluated;
+all of it ends with the worker.
 """
 
 from __future__ import annotations

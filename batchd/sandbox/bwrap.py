@@ -1,8 +1,8 @@
 """The argument list of bubblewrap: what a command sees, and what it does not.
 
-Nothing secret may stand in the environment or on the command line of bwrap itself: it is PID 1
-inside, where both can be read. So its environment is empty, and its arguments come by a descriptor.
-No command is bwrap's own: each enters (``entrance``).
+Nothing secret may stand in the environment or on the command line of bwrap itself, nor of what it
+becomes: that is PID 1 inside, where both can be read. So its environment is empty, and its
+arguments come by a descriptor. No command is bwrap's own: each enters (``entrance``).
 """
 
 from __future__ import annotations

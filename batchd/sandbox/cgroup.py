@@ -86,6 +86,7 @@ class TaskCgroup:
         """Remove it; what still dies in it is waited for, for a moment."""
         self.kill()
         os.close(self.descriptor)
+        self.descriptor = -1
         deadline = time.monotonic() + _EMPTYING_S
         while True:
             try:

@@ -49,6 +49,8 @@ class DiskUsage:
         self._certain = certain
         self._due = time.monotonic() + (0.0 if base is None else _PAUSE_S)
         self._looking = False
+        #: How often it began: a look from before that counts no more.
+        self._begun = 0
         #: Whether there was a command: without one, nothing lies in a new directory.
         self._used = False
         #: Which limit is passed, and by what; empty: none.
@@ -66,6 +68,7 @@ class DiskUsage:
     def begin(self) -> None:
         """Take what the directory holds at the next look as what it held at first."""
         self._base, self._certain, self.over = None, True, ""
+        self._begun += 1
 
     async def before(self) -> int | None:
         """Return what the directory held at first, in bytes;
@@ -135,7 +138,7 @@ class DiskUsage:
         if self._folders.task < 0:
             return self.over
         folders = self._folders.copy()
-        self._looking = True
+        self._looking, begun = True, self._begun
         began = time.monotonic()
         try:
             work, whole, others = await asyncio.to_thread(_measured, folders, processes)
@@ -143,6 +146,8 @@ class DiskUsage:
             self._looking = False
             now = time.monotonic()
             self._due = now + max(_PAUSE_S, min(_REST * (now - began), _LONGEST_PAUSE_S))
+        if begun != self._begun:
+            return self.over
         if self._base is None:
             self._base, self._certain = work, whole
         self.over = self._excess(max(0, work - self._base), *others)

@@ -27,6 +27,7 @@ from batchd.sandbox.command_user import CommandUser, as_root, limits, usual
 from batchd.sandbox.folders import TaskFolders
 from batchd.sandbox.guard import guard
 from batchd.sandbox.memory_files import memory_file
+from batchd.sandbox.resource_shortage import SHORTAGE_ERRNOS
 from batchd.sandbox.syscalls import ARCHS
 
 #: Of linux/sched.h.
@@ -191,7 +192,11 @@ class Entrance:
         self.number, self.pid, self.first, wrong = _read(said)
         if isinstance(wrong, bytes):
             raise NotMadeError(wrong.decode("utf-8", "replace"))
-        _number(wrong)
+        if wrong is not None:
+            number, words = wrong
+            if number in SHORTAGE_ERRNOS:
+                raise OSError(number, words)
+            raise SandboxError(f"a sandbox cannot be entered: {words}")
         guard().watch(self.pid)
 
     @property
@@ -263,7 +268,7 @@ class Entrance:
     def start(self, command: Sequence[bytes], output: int, stdin: int | None) -> None:
         """Have a command started: the answer comes at its end.
 
-        Raises ``OSError`` where it did not begin, and ``SandboxError`` where that is not known.
+        Raises ``OSError`` where it did not begin.
         """
         self._ask("command", command, output, *([] if stdin is None else [stdin]))
 
@@ -294,6 +299,7 @@ class Entrance:
 
     async def drain(self, command: Sequence[bytes], stdin: int) -> None:
         """Start a command whose end nobody waits for. Raises like ``answer``."""
+        self.drains.intersection_update(process_table.left_by(self.number))
         self._ask("left", command, stdin)
         self.drains.add(_number(await self._answer()))
 
@@ -317,7 +323,7 @@ class Entrance:
         try:
             socket.send_fds(self._line, [marshal.dumps((kind, len(data)))], [text, *streams])
         except (BrokenPipeError, ConnectionResetError):
-            raise SandboxError(_GONE) from None
+            raise ProcessLookupError(errno.ESRCH, _GONE) from None  # nothing has begun
         finally:
             os.close(text)
 
@@ -349,10 +355,8 @@ def _read(said: bytes) -> Any:
     return marshal.loads(said)  # noqa: S302 (of a program of ours)
 
 
-def _number(answer: int | str) -> int:
+def _number(answer: int) -> int:
     """Return the number that an answer is. Raises the ``OSError`` that it may be."""
-    if isinstance(answer, str):
-        raise SandboxError(f"a sandbox cannot be entered: {answer}")
     if answer < 0:
         raise OSError(-answer, os.strerror(-answer))
     return answer

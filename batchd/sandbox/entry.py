@@ -92,7 +92,7 @@ def main() -> None:
             if _forked(clone, *group[:grouped]) == 0:
                 _help(theirs, descriptors[1], descriptors[2 + grouped :], length)
         except OSError as error:
-            theirs.send(marshal.dumps((0, 0, 0, -(error.errno or 1))))
+            theirs.send(marshal.dumps((0, 0, 0, (error.errno or 0, str(error)))))
         theirs.close()
         for descriptor in descriptors[1:]:
             os.close(descriptor)
@@ -152,8 +152,8 @@ class _Sandbox:
         self.started: set[int] = set()
 
     def make(self, line: _socket.socket, words: list[bytes], given: list[int], at: int) -> None:
-        """Start bwrap, which finds what it is given from the descriptor ``at`` on,
-        and return when all is made. Raises ``OSError``, ``_NotMadeError``.
+        """Start bwrap, which reports on the descriptor ``at``, and has what it is given behind it;
+        return when all is made. Raises ``OSError``, ``_NotMadeError``.
         """
         source, self._keeping = os.pipe()
         heard, output = os.pipe()
@@ -243,13 +243,14 @@ def _help(line: _socket.socket, setup: int, given: list[int], length: int) -> No
         sandbox.make(line, asked["words"], given, asked["at"])
         sandbox.enter(asked["namespaces"], asked["directory"])
         _give_up(asked)
-        _say(line, (number, sandbox.bwrap, sandbox.first, 0), sandbox.process)
+        _say(line, (number, sandbox.bwrap, sandbox.first, None), sandbox.process)
         while _served(line, sandbox, asked["environment"]):
             pass
     except _NotMadeError as error:
         _say(line, (number, 0, 0, error.args[0]))
     except OSError as error:
-        _say(line, (number, sandbox.bwrap, sandbox.first, str(error)), sandbox.process)
+        wrong = (error.errno or 0, str(error))
+        _say(line, (number, sandbox.bwrap, sandbox.first, wrong), sandbox.process)
     finally:
         sandbox.end()
         os._exit(0)
@@ -299,7 +300,10 @@ def _served(line: _socket.socket, sandbox: _Sandbox, environment: dict[bytes, by
             text, *streams = descriptors
             words = marshal.loads(os.pread(text, value, 0))  # noqa: S302 (our own worker's)
             # Standard input of this process is nothing, and takes nothing.
-            source, output = (streams[0], 0) if kind == "left" else (*streams, 0)[1::-1]
+            if kind == "left":
+                source, output = streams[0], 0
+            else:
+                source, output = streams[1] if streams[1:] else 0, streams[0]
             answer = _started(words, environment, source, output)
             sandbox.started.add(answer)
     except OSError as error:

@@ -44,7 +44,7 @@ SCRIPT = (
 )
 
 
-def line(answer: str, *, user: str, directory: str, network: str, lasting_tmp: bool) -> str:
+def line(answer: str, *, user: str, directory: str, network: str) -> str:
     """Return the facts, given what ``SCRIPT`` printed."""
     system, *tools = answer.splitlines() or [""]
     missing = [tool for tool in _EXPECTED if tool not in tools]
@@ -55,7 +55,6 @@ def line(answer: str, *, user: str, directory: str, network: str, lasting_tmp: b
         f"tools: {', '.join(tools)}" if tools else "",
         f"not installed: {', '.join(missing)}" if missing else "",
         network,
-        "" if lasting_tmp else "/tmp is emptied after each command",  # noqa: S108 (text)
     ]
     return "; ".join(part for part in parts if part) + "."
 

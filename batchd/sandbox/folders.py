@@ -34,20 +34,11 @@ class TaskFolders:
     tmp_path: str = ""
     base_path: str = ""
 
-    def given(self) -> Iterator[int]:
-        """Yield what commands are given."""
-        if self.task >= 0:
-            yield self.task
-        if self.tmp is not None:
-            yield self.tmp
-        if self.base is not None:
-            yield self.base
-
     def __iter__(self) -> Iterator[int]:
         """Yield what is open."""
-        yield from self.given()
-        if self.kept is not None:
-            yield self.kept
+        if self.task >= 0:
+            yield self.task
+        yield from (each for each in (self.tmp, self.base, self.kept) if each is not None)
 
     def copy(self) -> TaskFolders:
         """Return descriptors of the same folders that outlive these. Raises ``OSError``."""

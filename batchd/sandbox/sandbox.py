@@ -28,7 +28,7 @@ class Sandbox:
     """The sandbox: opens the directories of tasks as places where commands can run.
 
     Raises ``SandboxUnavailableError``, with the fix, where the policy's backend does not work. Use
-    it from one thread that stays: commands die with the thread that started them.
+    it from one thread that stays: sandboxes die with the thread that has started them.
     """
 
     def __init__(self, policy: SandboxPolicy) -> None:
@@ -63,10 +63,10 @@ class Sandbox:
 
         ``held``: what it held when the task began, as ``Workplace.held`` said. ``masker``: knows
         what no output may show. ``tmp``: the path of a folder that is their /tmp, made where it is
-        not there yet; without it, each command gets an empty one. ``base``: that of a folder which
-        they see read-only, as ``Workplace.base``. A ``fresh`` directory is made where it is not
-        there yet; as root it goes to the owner of ``base``, if that is another user, else to the
-        policy's. Raises ``SandboxError`` for a directory that cannot be used,
+        not there yet; without it, each sandbox begins with an empty one. ``base``: that of a folder
+        which they see read-only, as ``Workplace.base``. A ``fresh`` directory is made where it is
+        not there yet; as root it goes to the owner of ``base``, if that is another user, else to
+        the policy's. Raises ``SandboxError`` for a directory that cannot be used,
         an environment that no process can have, and a network that the policy does not grant.
         """
         door, ways = self._way_out(network)
@@ -90,7 +90,6 @@ class Sandbox:
                 user=who.name,
                 directory=setting.path,
                 network=self._reach(network, door),
-                lasting_tmp=folders.tmp is not None or not self._bwrap,
             )
             key = (who, network is True, env.get("PATH"))
             return Workplace(

@@ -192,21 +192,19 @@ class TaskSandbox:
         output: CommandOutput,
     ) -> CommandEnd | None:
         assert self._entrance is not None, "it is made"
-        clock = asyncio.get_running_loop().time
-        before = {*self._watch.left()} if self._watch.began else set()
-        read_end, write_end = os.pipe()
+        before, (read_end, write_end) = await patiently(self._ready, self._making.patience_s)
         reader = OutputReader(read_end, output)
         timed_out, status, log = False, _KILLED, ""
         left: tuple[str, ...] = ()
         try:
             try:
-                timed_out, status = await self._ended(
-                    command, write_end, stdin, timeout_s - (clock() - began), beside=bool(before)
+                timed_out, status = await self._ran(
+                    command, write_end, stdin, began + timeout_s, beside=bool(before)
                 )
             except OSError as error:
                 if (why := _not_begun(error, command)) is None:
                     # It has just ended, or has taken the last process that it may have.
-                    alive = self._entrance.alive
+                    alive = self._entrance.alive and not isinstance(error, ProcessLookupError)
                     words = f"killed: no command could begin beside it ({error.strerror})"
                     await self._end(words if alive else ENDED)
                     if before or not alive:
@@ -223,6 +221,9 @@ class TaskSandbox:
                 await self._end(f"killed: {excess}" if excess else ENDED)
             if not self.over:
                 log, left = await self._kept(before, reader)
+                if excess := self._watch.ended():
+                    await self._end(f"killed: {excess}")
+                    left = ()
         finally:
             reader.close(drain=True)
         return replace(
@@ -235,29 +236,41 @@ class TaskSandbox:
             log=log,
         )
 
-    async def _ended(
+    async def _ready(self) -> tuple[set[int], tuple[int, int]]:
+        """Return what runs there already, and a pipe for what a command prints.
+
+        Raises ``OSError``.
+        """
+        return {*self._watch.left()} if self._watch.began else set(), os.pipe()
+
+    async def _ran(
         self,
         command: Sequence[bytes],
         output: int,
         stdin: bytes | int | None,
-        timeout_s: float,
+        deadline: float,
         *,
         beside: bool,
     ) -> tuple[bool, int]:
-        """Run a command to its end; return whether its time ran out,
+        """Run a command to its end; return whether its time ran out, also before it could begin,
         and its exit code as a shell has it. Closes ``output``.
 
         Raises ``OSError`` where it did not begin, and ``SandboxError`` where that is not known.
         """
         entrance = self._entrance
         assert entrance is not None, "it is made"
-        source = memory_file(stdin) if isinstance(stdin, bytes) else stdin
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        clock = asyncio.get_running_loop().time
+        source: int | None = None
 
         async def attempt() -> tuple[bool, int]:
+            nonlocal source
+            if clock() >= deadline:
+                return True, _KILLED
+            if source is None:
+                source = memory_file(stdin) if isinstance(stdin, bytes) else stdin
+            self._making.watcher.begin(self._watch)
             entrance.start(command, output, source)
-            left_s = deadline - asyncio.get_running_loop().time()
-            timed_out = not await entrance.ended(left_s)
+            timed_out = not await entrance.ended(deadline - clock())
             if timed_out and not await self._stopped(entrance):
                 raise SandboxError("a command cannot be killed: it hangs in the kernel")
             try:
@@ -267,7 +280,6 @@ class TaskSandbox:
                 raise error if entrance.alive else ProcessLookupError from None
 
         try:
-            self._making.watcher.begin(self._watch)
             return await patiently(attempt, _BESIDE_S if beside else self._making.patience_s)
         finally:
             os.close(output)
@@ -371,6 +383,7 @@ class TaskSandbox:
         if self._entrance is None:
             return
         self._entrance.kill()
+        self._watch.ended()  # of its cgroup, which goes with it
         for reader in self._readers:
             reader.close(drain=False)
         await self._rest.aclose()

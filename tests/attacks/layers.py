@@ -137,7 +137,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("sandbox/folders.py", "trees.let_in(above, name)", "pass"),
     ),
     "output": (("sandbox/output.py", "room = self._half - len(self._head)", "room = len(data)"),),
-    "time": (("sandbox/task_sandbox.py", "left_s = deadline - ", "left_s = 20 + deadline - "),),
+    "time": (("sandbox/task_sandbox.py", "entrance.ended(deadline - clock())", "entrance.ended(20 + deadline - clock())"),),
     "orphans": (
         ("sandbox/guard.py", "[ $# = 0 ] && exit", "exit"),
         ("sandbox/launch.py", ', "--die-with-parent"]', "]"),

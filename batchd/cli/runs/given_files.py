@@ -1,15 +1,9 @@
-"""What users give on a command line to be worked on: task files, standard input, or a prompt;
-read, cut to a trial, and looked through.
-"""
+"""Task files that users name on a command line: read, cut to a trial, and looked through."""
 
 from __future__ import annotations
 
-import argparse
 import functools
-import glob
 import json
-import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,99 +15,6 @@ from batchd.pricing import Prices
 from batchd.records import Task
 from batchd.spool import decoding, taskfile
 from batchd.words import listed
-
-#: How JSON begins that holds anything: `{{` and `[Note]` begin a prompt.
-_JSON = re.compile(r"""\s*(\{\s*["}]|\[\s*["{\[\]])""")
-_IDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-#: The options that say more of a prompt; in a task file they are keys.
-_OF_PROMPTS = ("each", "model", "check", "dir", "repo", "budget")
-
-
-def prompt_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that make a task of a prompt, and what it is worked on with."""
-    group = parser.add_argument_group("one line instead of a file")
-    group.add_argument("--prompt", metavar="TEXT", help="what is to be done; -: standard input")
-    group.add_argument("--model", metavar="PROVIDER/MODEL", help="the model of the prompt's task")
-    group.add_argument(
-        "--check", metavar="COMMAND", help="a command that accepts the work with exit code 0"
-    )
-    group.add_argument("--dir", metavar="DIR", help="the directory to work in, as it is")
-    group.add_argument("--repo", metavar="DIR", help="a git repository to work in a clone of")
-    group.add_argument("--budget", type=float, metavar="USD", help="the most that it may cost")
-    group.add_argument(
-        "--each", metavar="GLOB", help="one task for each directory that matches, in place of --dir"
-    )
-
-
-def prompted(args: argparse.Namespace) -> tuple[str, bytes] | None:
-    """Return the name and the bytes of the task file that ``--prompt`` stands for; None: it is not
-    given.
-
-    Standard input is a task file, where it is JSON or JSONL. Raises ``UsageError``.
-    """
-    given = [f"--{name}" for name in _OF_PROMPTS if getattr(args, name) is not None]
-    text, ending = args.prompt, ".md"
-    if text == "-":
-        text, ending = _standard_input()
-    if text is not None and ending == ".md":
-        if not text.strip():
-            raise UsageError("--prompt is empty: say what is to be done")
-        return "prompt.json", _task_file(args, text)
-    if given:
-        what = "--prompt" if text is None else "a prompt, and standard input is a task file"
-        raise UsageError(f"{listed(given)} goes with {what}; in a task file, it is a key")
-    return None if text is None else (f"stdin{ending}", text.encode("utf-8", "surrogateescape"))
-
-
-def piped() -> tuple[str, bytes]:
-    """Return standard input as a task file, by what it is: JSON, JSONL, or a prompt."""
-    text, ending = _standard_input()
-    if not text.strip():
-        raise UsageError("standard input is empty: name a task file, or give a --prompt")
-    return f"stdin{ending}", text.encode("utf-8", "surrogateescape")
-
-
-def _standard_input() -> tuple[str, str]:
-    """Return the text of standard input, and the ending that a file of it has."""
-    text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-    if not _JSON.match(text.removeprefix("\ufeff")):
-        return text, ".md"
-    first, _, more = text.strip().partition("\n")
-    try:
-        alone = isinstance(json.loads(first), dict)
-    except (ValueError, RecursionError):
-        alone = False
-    return text, ".jsonl" if alone and more else ".json"
-
-
-def _task_file(args: argparse.Namespace, prompt: str) -> bytes:
-    """Return the task file of a prompt and its options."""
-    batch = {
-        "model": args.model,
-        "check": args.check,
-        "dir": args.dir and str(Path(args.dir).absolute()),
-        # It may also be a URL.
-        "repo": str(Path(args.repo).absolute())
-        if args.repo and Path(args.repo).exists()
-        else args.repo,
-        "budget_usd": args.budget,
-    }
-    value: dict[str, Any] = {key: one for key, one in batch.items() if one is not None}
-    value["tasks"] = [{"first_prompt": prompt}]
-    if args.each is not None:
-        if args.dir is not None:
-            raise UsageError("--each is in place of --dir: leave one of them out")
-        found = [Path(p).absolute() for p in sorted(glob.glob(args.each)) if Path(p).is_dir()]
-        if not found:
-            raise UsageError(f"no directory matches {escape(args.each)}")
-        names = [p.name for p in found]
-        # Results are easier to find under the directories' names, where all of them serve as ids.
-        fit = len(set(names)) == len(names) and all(_IDS.fullmatch(n) for n in names)
-        value["tasks"] = [
-            {"dir": str(p), "first_prompt": prompt, **({"id": p.name} if fit else {})}
-            for p in found
-        ]
-    return json.dumps(value, ensure_ascii=False, indent=2).encode("utf-8", "surrogateescape")
 
 
 def read_file(name: str, settings: config.Config) -> bytes:

@@ -22,7 +22,7 @@ _MOST_NAME = 400
 
 
 class RefusedHosts:
-    """The hosts that a command's proxy refused, each once, and no more than a few."""
+    """The hosts that a sandbox's proxy refused, each once, and no more than a few."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""The proxy of one command: what connects to it is read, held to the task's list, and carried on.
+"""The proxy of one sandbox: what connects to it is read, held to the task's list, and carried on.
 
 A connection carries one request, or one tunnel. So nothing that follows a request, whatever its
 sender and the server take it for, reaches the server. What a server answers goes back as it comes,
@@ -21,9 +21,9 @@ from batchd.sandbox.network.destinations import AllowedHosts, RefusedError, Unre
 from batchd.sandbox.network.door import RefusedHosts
 from batchd.sandbox.network.http_heads import HeadError, RequestHead
 
-#: Connections of one command at a time; more of them wait in the kernel's queue.
+#: Connections of one sandbox at a time; more of them wait in the kernel's queue.
 MOST_CONNECTIONS = 64
-#: Lookups of one command at a time: each has a thread, which cannot be stopped.
+#: Lookups of one sandbox at a time: each has a thread, which cannot be stopped.
 _LOOKUPS = 8
 #: For the head of a request, and for the way to a server (seconds).
 _HEAD_S = 30.0

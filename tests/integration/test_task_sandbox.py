@@ -1,4 +1,4 @@
-"""Sandboxes that stay: what a command leaves running goes on, later commands enter,
+"""A task's sandbox: what a command leaves running goes on, later commands enter,
 and all of it ends; as the user who runs the tests.
 """
 
@@ -175,7 +175,7 @@ def test_commands_that_enter_are_confined_as_all_others(tmp_path: Path) -> None:
     assert entered.exit_code == 0
 
 
-def test_file_tools_and_checks_never_enter(tmp_path: Path) -> None:
+def test_programs_apart_and_checks_never_enter(tmp_path: Path) -> None:
     """Their sandboxes are their own; a check ends what is left before it begins."""
 
     async def body(place: Workplace) -> tuple[list[str], bool, bool]:
