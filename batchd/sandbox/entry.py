@@ -240,6 +240,9 @@ def _help(line: _socket.socket, setup: int, given: list[int], length: int) -> No
         _checked(_libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
         asked = marshal.loads(os.pread(setup, length, 0))  # noqa: S302 (our own worker's)
         os.close(setup)
+        # bwrap copies files, which may be larger than this process may write.
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
         sandbox.make(line, asked["words"], given, asked["at"])
         sandbox.enter(asked["namespaces"], asked["directory"])
         _give_up(asked)

@@ -302,13 +302,17 @@ class TaskSandbox:
 
     async def _kept(self, before: set[int], reader: OutputReader) -> tuple[str, tuple[str, ...]]:
         """Return which file what a command has left prints to, and what runs there by name."""
-        there = self._watch.left()
+
+        async def left() -> list[int]:
+            return self._watch.left()
+
+        there = await patiently(left, self._making.patience_s)
         for _ in range(_LOOKS):
             # What dies with its command, as the rest of a pipeline does, does not stay.
             if before.issuperset(there):
                 break
             await asyncio.sleep(_PAUSE_S)
-            there = self._watch.left()
+            there = await patiently(left, self._making.patience_s)
         log = await self._drained(reader.handed())
         self._watch.idle = True
         if not there:

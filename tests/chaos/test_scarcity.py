@@ -237,14 +237,18 @@ def test_a_daemon_without_descriptors_goes_on_when_it_has_some(tmp_path: Path) -
 
 
 def test_processes_and_threads_that_cannot_be_made_fail_no_task(tmp_path: Path) -> None:
-    """EAGAIN for every third fork, spawn or thread, in daemon,
-    fork server and workers, once all of them are up.
+    """EAGAIN for every third fork, spawn or thread, in daemon, fork server, workers and starters,
+    once all of them are up; each command has a sandbox of its own, so that many are forked.
     """
+    apart = "[sandbox]\nkeep_processes = false\n"
     calls = "clone,clone3,fork,vfork"
     inject = ("-e", f"trace={calls}", "-e", f"inject={calls}:error=EAGAIN:when=36+3")
     trace = tmp_path / "trace"
     prefix = ("strace", "-D", "-f", "-qq", "-o", str(trace), "--seccomp-bpf", *inject)
-    with arena(tmp_path, "--latency", "0.05", prefix=prefix) as (place, model):
+    with arena(tmp_path, "--latency", "0.05", processes=2, more=apart, prefix=prefix) as (
+        place,
+        model,
+    ):
         folder = _under_way(place, model, 10)
         _finish(place, model, folder)
     assert trace.read_text().count("INJECTED") > 5

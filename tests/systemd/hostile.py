@@ -100,7 +100,8 @@ def _look(path: str) -> None:
         os.listdir(path)
     else:
         with Path(path).open("rb") as file:
-            file.read(1)
+            if not file.read(1):
+                raise OSError("nothing to read: of a process that has ended")
 
 
 def replace() -> list[str]:
