@@ -29,7 +29,7 @@ from batchd.errors import NotPossibleError, StaleAttemptError
 from batchd.events import CancelRequested, Suspended, TaskStarted
 from batchd.governor import Governor
 from batchd.lifecycle import Input, Lifecycle, inputs
-from batchd.lifecycle.inputs import (
+from batchd.lifecycle.effects import (
     Confirm,
     Effect,
     End,

@@ -29,7 +29,7 @@ from batchd.daemon.listeners import Listener
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.publisher import Publisher
 from batchd.lifecycle import Lifecycle, inputs
-from batchd.lifecycle.inputs import End
+from batchd.lifecycle.effects import End
 from batchd.log import Action, get_logger
 from batchd.pool import code
 from batchd.records import Base, Batch, Cause, HoldKey, Origin, Reason, Ref, Scope, TaskStatus

@@ -25,8 +25,8 @@ from batchd.daemon.writes import DaemonStore
 from batchd.errors import InputError, NotPossibleError
 from batchd.governor import Governor, WantedCall
 from batchd.lifecycle import Lifecycle, inputs
+from batchd.lifecycle.effects import End
 from batchd.lifecycle.holds import DAY, Key
-from batchd.lifecycle.inputs import End
 from batchd.lifecycle.queue import rank_of
 from batchd.log import Action, get_logger
 from batchd.pool.supervisor import Supervisor

@@ -26,8 +26,8 @@ from batchd.events import TaskFinished
 from batchd.governor import Governor, ParkDecision
 from batchd.governor.news import BatchSpent, Closed, GaveUp, HalfOpened, News, Overlong, Parked
 from batchd.lifecycle import Lifecycle, is_of
+from batchd.lifecycle.effects import End
 from batchd.lifecycle.holds import Key
-from batchd.lifecycle.inputs import End
 from batchd.lifecycle.trials import Trials
 from batchd.log import Action, get_logger
 from batchd.records import (

@@ -22,7 +22,7 @@ from batchd.daemon.writes import DaemonStore
 from batchd.errors import BatchdError
 from batchd.events import Event, Resumed, TaskFinished, TaskStarted
 from batchd.lifecycle import Lifecycle, inputs
-from batchd.lifecycle.inputs import End
+from batchd.lifecycle.effects import End
 from batchd.log import Action, get_logger
 from batchd.records import Batch, ErrorInfo, Ref, Task
 from batchd.spool import outbox

@@ -24,7 +24,7 @@ from batchd.events import Resumed, Suspended, TaskStarted, Terms, decode
 from batchd.gone import GONE_TASK_KEYS
 from batchd.governor import Governor, ParkDecision
 from batchd.lifecycle import inputs
-from batchd.lifecycle.inputs import End
+from batchd.lifecycle.effects import End
 from batchd.records import Batch, Reason, Ref, Secret, Task, TaskStatus, tasks
 from batchd.spool.task_directories import TaskDirectories
 from batchd.store import lookups

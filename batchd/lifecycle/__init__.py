@@ -18,8 +18,10 @@ from msgspec.structs import replace
 
 from batchd.events import Suspended
 from batchd.lifecycle import inputs
+from batchd.lifecycle.effects import Effect, End
+from batchd.lifecycle.entry import Entry, Phase
 from batchd.lifecycle.holds import Holds, Key, needs
-from batchd.lifecycle.inputs import Effect, End, Entry, Input, Phase
+from batchd.lifecycle.inputs import Input
 from batchd.lifecycle.queue import Queue, is_of, rank_of
 from batchd.lifecycle.table import decide
 from batchd.records import (

@@ -16,8 +16,8 @@ from heapq import heappop, heappush
 from operator import itemgetter
 from typing import TypeAlias
 
+from batchd.lifecycle.entry import Entry
 from batchd.lifecycle.holds import DirectoryLocks, Lane, Rank, Taken, discard
-from batchd.lifecycle.inputs import Entry
 from batchd.records import Ref, untiered
 
 #: By model, ``PROVIDER/MODEL``.

@@ -15,20 +15,19 @@ from typing import Any, TypeAlias
 
 from batchd.events import Suspended
 from batchd.lifecycle import inputs
-from batchd.lifecycle.inputs import (
+from batchd.lifecycle.effects import (
     Confirm,
     Effect,
     End,
-    Entry,
     Free,
     HandOver,
-    Phase,
     Publish,
     Recover,
     Start,
     Stop,
     Suspend,
 )
+from batchd.lifecycle.entry import Entry, Phase
 from batchd.records import Reason, TaskStatus
 
 #: What a cancelled task's result says where no reason was given.

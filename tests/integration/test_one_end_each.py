@@ -24,7 +24,7 @@ from batchd.daemon.daemon import Daemon as Parts
 from batchd.errors import NotPossibleError, UsageError, WithdrawnError
 from batchd.events import CancelRequested, Event, TaskFinished, TaskStarted, Terms, encode
 from batchd.lifecycle import Phase, inputs
-from batchd.lifecycle.inputs import End
+from batchd.lifecycle.effects import End
 from batchd.records import Batch, BatchNaming, ModelSetup, Reason, Ref, Task, TaskStatus
 from batchd.spool import outbox
 from batchd.store import lookups, operations

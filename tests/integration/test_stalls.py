@@ -16,7 +16,7 @@ from batchd.config import Config, load
 from batchd.daemon import Daemon
 from batchd.daemon.self_check import Movable, SelfCheck
 from batchd.lifecycle import inputs
-from batchd.lifecycle.inputs import End
+from batchd.lifecycle.effects import End
 from batchd.records import Reason, Ref, TaskStatus, TurnFacts
 
 T = TypeVar("T")

@@ -5,8 +5,8 @@ what people see of it, and that it is lifted as a whole.
 from __future__ import annotations
 
 from batchd.lifecycle import Lifecycle, Phase, inputs
+from batchd.lifecycle.effects import End, Stop
 from batchd.lifecycle.holds import ALL, DAY
-from batchd.lifecycle.inputs import End, Stop
 from batchd.lifecycle.trials import Trials
 from batchd.records import Cause, HoldKey, Parking, Reason, Ref, Scope, TaskStatus, TurnFacts
 

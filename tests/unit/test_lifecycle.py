@@ -13,9 +13,9 @@ from typing import get_args
 import pytest
 
 from batchd.events import CancelRequested, Suspended
-from batchd.lifecycle import Lifecycle, Phase, inputs
+from batchd.lifecycle import Lifecycle, Phase, effects, inputs
+from batchd.lifecycle.effects import Effect, End
 from batchd.lifecycle.holds import Key
-from batchd.lifecycle.inputs import Effect, End
 from batchd.lifecycle.table import TABLE
 from batchd.records import Cause, HoldKey, Parking, Reason, Ref, Scope, TaskStatus, TurnFacts
 
@@ -110,18 +110,18 @@ class _World:
     def take(self, given: inputs.Input) -> None:
         for effect in self.lifecycle.take(given):
             match effect:
-                case inputs.Start(ref):
+                case effects.Start(ref):
                     assert ref not in self.starting | self.dispatched | self.workers, "two slots"
                     assert all(self.ended.get(r) is TaskStatus.COMPLETED for r in self.after[ref])
                     assert not [*self.lifecycle.why(ref)], "it is parked, and starts"
                     self.starting.add(ref)
-                case inputs.HandOver(ref):
+                case effects.HandOver(ref):
                     assert ref not in self.workers, "two workers"
                     assert ref not in self.ended, "a task that has ended runs"
                     self.workers.add(ref)
-                case inputs.Free(ref):
+                case effects.Free(ref):
                     assert ref not in self.workers, "a slot is freed under a worker"
-                case inputs.Stop():
+                case effects.Stop():
                     pass
                 case _:
                     self.todo.append(effect)
@@ -145,9 +145,9 @@ class _World:
         effect = self.todo.pop(self.rng.randrange(len(self.todo)))
         ref = effect.ref
         match effect:
-            case inputs.Suspend():
+            case effects.Suspend():
                 self.take(inputs.Settled(ref))
-            case inputs.Recover(counted=counted, alone=alone):
+            case effects.Recover(counted=counted, alone=alone):
                 worn_out = None
                 if counted and alone and self.rng.random() < 0.3:
                     worn_out = End(ref, TaskStatus.ERROR, Reason.WORKER_CRASHED, "it died 3 times")
@@ -162,7 +162,7 @@ class _World:
                     return
                 self.end(ref, status)
                 self.take(inputs.Ended(ref, self.ended[ref]))
-            case inputs.Publish() | inputs.Confirm():
+            case effects.Publish() | effects.Confirm():
                 assert ref in self.ended, "what has not ended is published"
                 self.published[ref] += 1
                 self.twice |= self.published[ref] > 1
@@ -279,7 +279,7 @@ class _World:
             for effect in self.lifecycle.park(
                 Parking(scope=key[0], name=key[1], cause=cause, since=0.0)
             ):
-                assert isinstance(effect, inputs.Stop), effect
+                assert isinstance(effect, effects.Stop), effect
 
     def _one(self) -> Iterator[Key]:
         if self.lifecycle.entries:
@@ -409,7 +409,7 @@ def test_a_cancel_that_meets_one_that_is_turned_away_ends_it_too() -> None:
     away = Suspended(at=1.0, cause="park", message="its provider is parked")
     found = lifecycle.take(inputs.TurnedAway(ref, away))
     lifecycle.take(inputs.CancelOrdered(ref, CancelRequested(at=2.0, message="enough")))
-    assert found == [inputs.Free(ref), inputs.Suspend(ref, away)]
+    assert found == [effects.Free(ref), effects.Suspend(ref, away)]
     assert lifecycle.take(inputs.Settled(ref)) == [
         End(ref, TaskStatus.CANCELLED, Reason.USER, "enough")
     ]
@@ -443,7 +443,7 @@ def test_what_comes_after_a_failure_ends_with_it() -> None:
     lifecycle.take(inputs.Accepted(_facts(third, second)))
     lifecycle.take(inputs.Accepted(_facts(other)))
     lifecycle.take(inputs.GiveUp(End(first, TaskStatus.ERROR, Reason.AUTH, "no key")))
-    assert lifecycle.take(inputs.Ended(first, TaskStatus.ERROR)) == [inputs.Publish(first)]
+    assert lifecycle.take(inputs.Ended(first, TaskStatus.ERROR)) == [effects.Publish(first)]
     message = "it comes after 1, which ended as error"
     assert lifecycle.take(inputs.Published(first, TaskStatus.ERROR)) == [
         End(second, TaskStatus.CANCELLED, Reason.DEPENDENCY, message),

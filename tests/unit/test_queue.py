@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from batchd.lifecycle import Lifecycle, inputs
-from batchd.lifecycle.inputs import End
+from batchd.lifecycle.effects import End
 from batchd.records import Cause, HoldKey, Reason, Ref, TaskStatus, TurnFacts
 
 
