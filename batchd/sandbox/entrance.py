@@ -197,6 +197,8 @@ class Entrance:
             if number in SHORTAGE_ERRNOS:
                 raise OSError(number, words)
             raise SandboxError(f"a sandbox cannot be entered: {words}")
+        if self.process < 0:
+            raise _no_room()
         guard().watch(self.pid)
 
     @property
@@ -312,6 +314,8 @@ class Entrance:
         await self._waited()
         said, descriptors, _, _ = socket.recv_fds(self._line, _MAX_ANSWER_BYTES, 1)
         _number(_read(said))
+        if not descriptors:
+            raise _no_room()
         os.set_inheritable(descriptors[0], False)
         made = socket.socket(fileno=descriptors[0])
         made.setblocking(False)
@@ -353,6 +357,11 @@ def _read(said: bytes) -> Any:
     if not said:
         raise SandboxError(_GONE)
     return marshal.loads(said)  # noqa: S302 (of a program of ours)
+
+
+def _no_room() -> OSError:
+    """Return why a descriptor that was sent is not here."""
+    return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def _number(answer: int) -> int:

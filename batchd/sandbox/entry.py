@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # of what this loads, each helper has a copy
 #: Signals that Python ignores, which a command would inherit.
 _IGNORED = (13, 25)
 _SIGCHLD, _SIGKILL = 17, 9
+_EMFILE = 24
 #: What the first process of a sandbox is given to copy once it runs: all is made then.
 _UP = b"\x06"
 #: The words before its number, where bwrap reports on itself.
@@ -82,7 +83,10 @@ def main() -> None:
     gc.disable()
     gc.freeze()
     while True:
-        asked, descriptors = _received(line)
+        try:
+            asked, descriptors = _received(line)
+        except OSError:
+            continue  # who asked has the end of its socket for an answer
         if asked is None:
             return
         answers, _, *group = descriptors
@@ -99,10 +103,17 @@ def main() -> None:
 
 
 def _received(line: _socket.socket) -> tuple[Any, list[int]]:
-    """Return what is asked, or None at the end, and the descriptors that came with it."""
-    said, beside, _, _ = line.recvmsg(_MAX_MESSAGE_BYTES, _MAX_MESSAGE_BYTES, _MSG_CMSG_CLOEXEC)
+    """Return what is asked, or None at the end, and the descriptors that came with it.
+
+    Raises ``OSError`` where this process has no room for all of them.
+    """
+    said, beside, flags, _ = line.recvmsg(_MAX_MESSAGE_BYTES, _MAX_MESSAGE_BYTES, _MSG_CMSG_CLOEXEC)
     rights = b"".join(data for _, kind, data in beside if kind == _socket.SCM_RIGHTS)
     found = [int.from_bytes(rights[i : i + 4], "little") for i in range(0, len(rights) - 3, 4)]
+    if flags & _socket.MSG_CTRUNC:
+        for descriptor in found:
+            os.close(descriptor)
+        raise OSError(_EMFILE, os.strerror(_EMFILE))
     return marshal.loads(said) if said else None, found  # noqa: S302 (our own worker's)
 
 
@@ -289,7 +300,11 @@ def _give_up(setup: dict[str, Any]) -> None:
 
 def _served(line: _socket.socket, sandbox: _Sandbox, environment: dict[bytes, bytes]) -> bool:
     """Do one thing that the worker asks for; return whether it may ask for another."""
-    asked, descriptors = _received(line)
+    try:
+        asked, descriptors = _received(line)
+    except OSError as error:
+        _say(line, -(error.errno or 1))
+        return True
     if asked is None:
         return False
     kind, value = asked
