@@ -600,7 +600,9 @@ def test_what_a_terminal_cannot_write_is_escaped(spool: Any) -> None:
 
     with spool.serving():
         for done in (run("submit", path, "--wait"), run("logs", "a")):
-            assert (done.returncode, done.stderr) == (0, "")
+            # A busy machine may take a second before it takes a file up.
+            said = [each for each in done.stderr.splitlines() if "not taken up yet" not in each]
+            assert (done.returncode, said) == (0, [])
     program = "from batchd.cli import surroundings; from batchd.cli.display import formatting; surroundings.repair(); formatting.print_json('zoë ☃ 😀')"
     printed = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environ
