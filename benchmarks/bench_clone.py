@@ -69,7 +69,7 @@ async def ours_s(sandbox: Sandbox, base: Base, target: Path) -> tuple[float, flo
     and of its patch of one line.
     """
     began = time.perf_counter()
-    with await sandbox.open(
+    async with await sandbox.open(
         str(target), fresh=True, network=False, env={}, base=base.mirror
     ) as place:
         await clones.make(place, base, 60.0)

@@ -129,7 +129,7 @@ def right(case: Case, place: Path) -> bool:
 
 async def _passes(check: str, path: str) -> bool:
     sandbox = Sandbox(SandboxPolicy())
-    with await sandbox.open(path, fresh=False, network=False, env={}) as place:
+    async with await sandbox.open(path, fresh=False, network=False, env={}) as place:
         return (await place.shell(check, timeout_s=_CHECK_S)).exit_code == 0
 
 
