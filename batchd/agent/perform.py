@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 
-import msgspec
 from msgspec.structs import replace
 
 from batchd import free_room, wire
 from batchd.agent import context, evaluate, prompts, tools
+from batchd.agent.allowance import left
+from batchd.agent.answers import masked, repaired
+from batchd.agent.charges import believed, charge
 from batchd.agent.context import Compact
 from batchd.agent.decide import CallModel, Conclude, Evaluate, Finish, RunTool, Step
 from batchd.agent.seen import FileObserver, knows
@@ -28,203 +29,20 @@ from batchd.events import (
     ToolRan,
 )
 from batchd.llm import ModelRequest
-from batchd.masking import Masker
 from batchd.records import (
-    STANDARD,
     Answer,
-    Cost,
     Evaluation,
     Failure,
     FailureKind,
     Message,
     ModelSetup,
     Patch,
-    Price,
     Purpose,
-    TaskLimits,
-    ToolCall,
-    Usage,
     VerdictBy,
-    dearest,
 )
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState
 from batchd.workspace import patches
-
-#: The share of a limit that is used by then (the design's number).
-_WARN_SHARE = 0.8
-
-
-def left(limits: TaskLimits, state: TaskState, now: float) -> str:
-    """Return what is left of the limits that are nearly used up, for the model; empty: of none."""
-    found = ", ".join(_nearly_used(limits, state, now))
-    if not found:
-        return ""
-    return f"[Limits are nearly used up. Left: {found}. Finish what matters most.]"
-
-
-def _nearly_used(limits: TaskLimits, state: TaskState, now: float) -> Iterator[str]:
-    used = state.tally
-    calls = used.calls + used.unsettled_calls
-    if _near(calls, limits.max_calls):
-        left = limits.max_calls - calls
-        yield f"{left} model {'call' if left == 1 else 'calls'}"
-    if _near(used.total_tokens, limits.max_tokens):
-        yield f"{limits.max_tokens - used.total_tokens:,} tokens"
-    seconds = state.run_time(now)
-    if _near(seconds, limits.timeout_s):
-        yield f"{limits.timeout_s - seconds:,.0f} seconds"
-    spent = (used.cost_usd or 0.0) + used.unsettled_usd
-    if _near(spent, limits.max_cost_usd):
-        yield f"${limits.max_cost_usd - spent:.4f}"
-
-
-def _near(used: float, limit: float) -> bool:
-    return 0 < limit * _WARN_SHARE <= used < limit
-
-
-def believed(answer: Answer, call: CallStarted, setup: ModelSetup) -> tuple[Answer, Usage | None]:
-    """Return an answer with a usage that its call can have,
-    and the provider's where that is another.
-
-    In its place stands what was set aside for the call:
-    more than that no one has reason to book, and less may be wrong.
-    """
-    usage = answer.usage
-    if not usage.beyond(call.input_tokens, call.max_output_tokens, setup.context_window):
-        return answer, None
-    given, asked = call.reserved_tokens or (call.input_tokens, call.max_output_tokens)
-    most = Usage(input_tokens=given, output_tokens=asked)
-    if setup.price is not None:
-        most = setup.price.most_expensive(given, asked)
-    return replace(answer, usage=replace(most, calls=1, estimated=True)), usage
-
-
-#: What providers call the standard tier.
-_STANDARD = frozenset({STANDARD, "default", "on_demand", "standard_only"})
-#: What they say where they leave it open.
-_UNSAID = frozenset({"", "auto"})
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """The tier and the price that a call is booked at."""
-
-    #: What served it.
-    tier: str
-    #: None: the price of its usage under that tier, or no price is known.
-    cost: Cost | None = None
-    #: Why it is not that, in words; empty: nothing is doubtful.
-    doubt: str = ""
-
-
-def charge(answer: Answer, call: CallStarted, setup: ModelSetup, *, believed: bool) -> Charge:
-    """Return how an answer is booked;
-    ``believed``: its usage is the provider's, and not what was set aside.
-    """
-    price = setup.price and setup.price.sent(call.at, answer.usage)
-    tier = _served(answer, call.tier, price)
-    if price is None:
-        return Charge(tier)
-    reserved = _reserved(call, price)
-    if not believed:
-        # The log says why already.
-        return Charge(tier, reserved)
-    at = price.at(tier)
-    if at is None:
-        if price.at(call.tier) is None:
-            return Charge(tier)
-        doubt = f"the service tier {tier} served it, whose price is not known: batchd books what it set aside"
-        return Charge(tier, reserved, doubt)
-    stated, cost = answer.stated_usd, at.cost(answer.usage)
-    # Gateways say 0 of what they do not know, or of what is billed elsewhere.
-    if not stated:
-        return Charge(tier)
-    if reserved is not None and stated > reserved.total:
-        doubt = f"its provider says that it costs ${stated:.6g}: batchd books what it set aside"
-        return Charge(tier, reserved, doubt)
-    return Charge(tier, cost.scaled(stated))
-
-
-def _reserved(call: CallStarted, price: Price) -> Cost | None:
-    """Return what was set aside for a call, shared out as its price is;
-    None: nothing was, as no price was known.
-    """
-    if call.reserved_usd is None:
-        return None
-    given = call.reserved_tokens or (call.input_tokens, call.max_output_tokens)
-    most = dearest([price.at(call.tier) or price], *given)
-    return (most or Cost()).scaled(call.reserved_usd)
-
-
-def _served(answer: Answer, asked: str, price: Price | None) -> str:
-    """Return what served a call: as the provider says,
-    else the dearer one of what it can have been.
-    """
-    said = answer.service_tier.strip().lower()
-    if said in _STANDARD:
-        return STANDARD
-    if said not in _UNSAID:
-        return said
-    at = price and price.at(asked)
-    if asked == STANDARD or price is None or at is None:
-        return asked
-    # It may not know of tiers at all.
-    return max((asked, at), (STANDARD, price), key=lambda each: each[1].cost(answer.usage).total)[0]
-
-
-def masked(outcome: Answer | Failure, masker: Masker) -> Answer | Failure:
-    """Return what a provider said without the secrets that it may have echoed."""
-    if isinstance(outcome, Failure):
-        return replace(outcome, message=masker.text(outcome.message))
-    items = outcome.replay.items if outcome.replay else ()
-    if all(masker.text(text) == text for text in _texts(outcome)) and not any(
-        _holds(masker, bytes(raw)) for raw in items
-    ):
-        return outcome
-    return replace(
-        outcome,
-        content=masker.text(outcome.content),
-        reasoning=masker.text(outcome.reasoning),
-        model=masker.text(outcome.model),
-        refusal=masker.text(outcome.refusal),
-        tool_calls=tuple(
-            ToolCall(*map(masker.text, (c.id, c.name, c.arguments))) for c in outcome.tool_calls
-        ),
-        # What is sealed cannot be masked:
-        # neither this goes back as it came, nor what comes after it.
-        replay=None,
-        masked=outcome.replay is not None,
-    )
-
-
-def _texts(answer: Answer) -> Iterator[str]:
-    """Yield the texts of an answer."""
-    yield from (answer.content, answer.reasoning, answer.model, answer.refusal)
-    for call in answer.tool_calls:
-        yield from (call.id, call.name, call.arguments)
-
-
-def _holds(masker: Masker, item: bytes) -> bool:
-    """Whether an item holds a secret, as it is written or in the texts that it says."""
-    text = item.decode("utf-8", "replace")
-    if masker.text(text) != text:
-        return True
-    try:
-        value = msgspec.json.decode(item) if "\\" in text else None
-        return bool(masker.value(value) != value)
-    except (msgspec.MsgspecError, RecursionError):
-        return True  # numbers beyond all bounds, lists within lists: what cannot be looked through is not kept
-
-
-def repaired(request: ModelRequest, failure: Failure) -> ModelRequest:
-    """Return the request as it is sent again: without what was refused of it."""
-    if failure.kind is FailureKind.REPLAY:
-        return request.without_items()
-    if failure.kind is FailureKind.SPARED:
-        return replace(request, spared=request.spared | {failure.refuses})
-    return request
-
 
 #: To read what stands in small ones takes a moment (seconds).
 _READING_S = 10.0

@@ -241,7 +241,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
         ("llm/exchange.py", "if left < 0:", "if False:"),
         ("llm/answer.py", "_MOST_VALUES = 1 << 18", "_MOST_VALUES = 1 << 30"),
     ),
-    "belief": (("agent/perform.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),
+    "belief": (("agent/charges.py", "    if not usage.beyond(", "    if True or not usage.beyond("),),
     "proof": (("governor/estimates.py", "PROOF = 2", "PROOF = 1"),),
     "purse": (("governor/treasury.py", "purse.spent += spent", "purse.spent += 0.0"),),
 }  # fmt: skip

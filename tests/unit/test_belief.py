@@ -5,7 +5,7 @@ from replacing import replace
 
 from batchd import tokens
 from batchd.agent import context
-from batchd.agent.perform import believed
+from batchd.agent.charges import believed
 from batchd.events import CallAnswered, CallStarted, TaskStarted, Terms
 from batchd.records import Answer, ModelSetup, Price, Purpose, Rate, Usage
 from batchd.taskstate import fold

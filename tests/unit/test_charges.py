@@ -9,7 +9,7 @@ import random
 import pytest
 from replacing import replace
 
-from batchd.agent.perform import Charge, charge
+from batchd.agent.charges import Charge, charge
 from batchd.events import CallAnswered, CallStarted, TaskStarted, Terms
 from batchd.records import STANDARD, Answer, Cost, ModelSetup, Price, Purpose, Rate, Tally, Usage
 from batchd.taskstate import fold

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from batchd import events
-from batchd.agent import perform, prompts, tools
+from batchd.agent import charges, prompts, tools
 from batchd.llm import exchange
 from batchd.llm.dialect import ModelRequest, ModelTarget, repaired
 from batchd.llm.failures import CallPlace, http_failure
@@ -151,8 +151,8 @@ def _after(api: str, outcome: Answer | Failure, asked: str) -> TaskState:
     if isinstance(outcome, Failure):
         journal.append(events.CallFailed(at=2, failure=outcome))
     else:
-        answer, disbelieved = perform.believed(outcome, call, setup)
-        booked = perform.charge(answer, call, setup, believed=disbelieved is None)
+        answer, disbelieved = charges.believed(outcome, call, setup)
+        booked = charges.charge(answer, call, setup, believed=disbelieved is None)
         calls, text = tools.calls(answer, "auto", native_seen=False)
         journal.append(
             events.CallAnswered(

@@ -13,7 +13,7 @@ from vendors import check_request
 
 from batchd import events
 from batchd.agent import prompts
-from batchd.agent.perform import masked
+from batchd.agent.answers import masked
 from batchd.llm import exchange
 from batchd.llm.dialect import ModelRequest, ModelTarget
 from batchd.llm.failures import CallPlace
