@@ -437,12 +437,12 @@ def test_the_helper_enters_no_other_sandbox() -> None:
         line.settimeout(PATIENCE_S)
         try:
             mine = [bwrap, *made, "--json-status-fd", str(GIVEN), "cat"]
-            assert _entered(line, mine) == 0
+            assert _entered(line, mine) is None
             until(lambda: b"sleep" in _first(other.pid)[1])
             # What claims that it is another one's child.
             says = f"echo '{{ \"child-pid\": {_first(other.pid)[0]} }}' >/proc/self/fd/{GIVEN}; exec cat"
             lying = ["/bin/sh", "sh", "-c", says]
-            assert _entered(line, lying) == "[Errno 0] its first process is another one"
+            assert _entered(line, lying) == (0, "[Errno 0] its first process is another one")
         finally:
             for process in (other, entry):
                 process.kill()
