@@ -54,7 +54,7 @@ def test_nothing_planted_is_loaded(tmp_path: Path) -> None:
 
 
 def _runs(pid: bytes) -> bool:
-    """Return whether it runs: what is orphaned may be this process's, which waits for no other's."""
+    """Return whether it runs: an orphan may be this process's, which waits for none."""
     try:
         return Path("/proc", pid.decode(), "stat").read_text().rpartition(") ")[2][0] != "Z"
     except OSError:
