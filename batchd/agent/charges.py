@@ -16,7 +16,7 @@ from batchd.records import (
     ModelSetup,
     Price,
     Usage,
-    dearest,
+    highest_cost,
 )
 
 
@@ -90,7 +90,7 @@ def _reserved(call: CallStarted, price: Price) -> Cost | None:
     if call.reserved_usd is None:
         return None
     given = call.reserved_tokens or (call.input_tokens, call.max_output_tokens)
-    most = dearest([price.at(call.tier) or price], *given)
+    most = highest_cost([price.at(call.tier) or price], *given)
     return (most or Cost()).scaled(call.reserved_usd)
 
 

@@ -11,7 +11,6 @@ from msgspec.structs import replace
 
 from batchd import free_room, wire
 from batchd.agent import context, evaluate, prompts, tools
-from batchd.agent.allowance import left
 from batchd.agent.answers import masked, repaired
 from batchd.agent.charges import believed, charge
 from batchd.agent.context import Compact
@@ -289,7 +288,7 @@ class Performer:
         if request.name != "read_file" or self._place.running:
             waited_s += await self.kept()
         now = self._host.clock()
-        notice = "" if state.noticed else left(self._task.limits, state, now)
+        notice = "" if state.noticed else prompts.left(self._task.limits, state, now)
         # It succeeded, or wanted what only the user has: nothing is left to be put right.
         may_be_all = output.exit_code == 0 or output.asked_screen
         stop = prompts.HOW_TO_STOP if state.text_protocol and may_be_all else ""

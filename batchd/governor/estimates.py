@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from batchd.errors import NotPossibleError
 from batchd.governor.provider_queue import WantedCall
-from batchd.records import STANDARD, Price, Usage, believable, dearest
+from batchd.records import STANDARD, Price, Usage, believable, highest_cost
 
 #: In shorter requests and answers, what a provider adds to each weighs more than how it counts.
 _MIN_TOKENS_FOR_RATIO = 1000
@@ -69,7 +69,7 @@ class Estimates:
         ``answers``: so many of the model's last answers came to as much; one is the safest guess.
         """
         long = call.model in self._kept_long
-        cost = dearest(self._ends(call), *self.tokens(call, answers), long=long)
+        cost = highest_cost(self._ends(call), *self.tokens(call, answers), long=long)
         return None if cost is None else cost.total
 
     def _ends(self, call: WantedCall) -> list[Price | None]:

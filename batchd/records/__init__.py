@@ -43,8 +43,8 @@ from batchd.records.money import (
     Tokens as Tokens,
     Usage as Usage,
     believable as believable,
-    dearest as dearest,
     dollars as dollars,
+    highest_cost as highest_cost,
     sold_as as sold_as,
     untiered as untiered,
 )

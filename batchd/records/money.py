@@ -375,7 +375,7 @@ class Price(Struct, frozen=True, kw_only=True):
         return [r for r in self.rates if r.above < max(input_tokens, 1)][-1]
 
 
-def dearest(
+def highest_cost(
     prices: Iterable[Price | None], input_tokens: int, output_tokens: int, *, long: bool = False
 ) -> Cost | None:
     """Return the most that a call may cost which ends at one of these prices;

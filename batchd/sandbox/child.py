@@ -14,7 +14,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set as AbstractSet
 
 from batchd.errors import SandboxError
 from batchd.sandbox.guard import guard
@@ -43,8 +43,10 @@ class ChildProcess:
     To be ended in any case.
     """
 
-    #: It is no sandbox, which has a first process, and may have a cgroup.
+    #: It is no sandbox, which has a first process and others of ours, and may have a cgroup.
     first, group = 0, None
+    frame: AbstractSet[int] = frozenset()
+    drains: AbstractSet[int] = frozenset()
 
     def __init__(self, pid: int) -> None:
         guard().watch(pid)

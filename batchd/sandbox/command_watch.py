@@ -52,9 +52,9 @@ class WatchedSandbox:
     child: Entrance | ChildProcess
     disk: DiskUsage
     #: Processes of ours that hold it, and start and adopt what runs there.
-    frame: AbstractSet[int] = frozenset()
+    frame: AbstractSet[int]
     #: Those of ours that read there what no command waits for: they do not count.
-    drains: set[int] = field(default_factory=set)
+    drains: AbstractSet[int]
     #: When the last command began, by the monotonic clock.
     began: float = 0.0
     #: Which limit it has passed, and by what; it is killed then.
@@ -208,11 +208,9 @@ class CommandWatcher:
         self._looking: asyncio.Task[None] | None = None
         self._disks: set[asyncio.Task[None]] = set()
 
-    def sandbox(
-        self, child: Entrance | ChildProcess, disk: DiskUsage, frame: AbstractSet[int] = frozenset()
-    ) -> WatchedSandbox:
-        """Return what can be watched: a sandbox, with what holds it, or a plain command."""
-        return WatchedSandbox(self._policy, child, disk, frame)
+    def sandbox(self, child: Entrance | ChildProcess, disk: DiskUsage) -> WatchedSandbox:
+        """Return what can be watched: a sandbox that is made, or a plain command."""
+        return WatchedSandbox(self._policy, child, disk, child.frame, child.drains)
 
     def begin(self, watch: WatchedSandbox) -> None:
         """Watch it, for a command that begins, until it is forgotten. Raises ``OSError``."""

@@ -202,6 +202,11 @@ class Entrance:
         guard().watch(self.pid)
 
     @property
+    def frame(self) -> frozenset[int]:
+        """Processes of ours that hold it, and start and adopt what runs there."""
+        return frozenset({self.number, self.pid, self.first})
+
+    @property
     def alive(self) -> bool:
         """Whether its first process has not ended yet."""
         ended = select.poll()

@@ -171,9 +171,7 @@ class TaskSandbox:
                 except NotMadeError as error:
                     gone = making.cover is not None and making.cover.gone(covered)
                     raise _not_set_up(str(error).strip(), gone=gone) from None
-                frame = {entrance.pid, entrance.first, entrance.number}
-                self._watch = making.watcher.sandbox(entrance, making.disk, frame)
-                self._watch.drains = entrance.drains
+                self._watch = making.watcher.sandbox(entrance, making.disk)
                 made.callback(making.watcher.forget, self._watch)
                 if making.door is not None:
                     opening = making.door.opened(entrance.listening)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchd import events
-from batchd.agent import allowance
+from batchd.agent import prompts
 from batchd.records import ModelSetup, Purpose, Tally, TaskLimits
 from batchd.taskstate import TaskState
 
@@ -43,7 +43,7 @@ def state(calls: int = 0, tokens: int = 0, seconds: float = 0.0, dollars: float 
 )
 def test_what_is_nearly_used_up_is_named(limits: TaskLimits, used: TaskState, said: str) -> None:
     """From four fifths on, by what is left of each; nothing of what has no limit."""
-    left = allowance.left(limits, used, 1.0)
+    left = prompts.left(limits, used, 1.0)
     assert left == (
         f"[Limits are nearly used up. Left: {said}. Finish what matters most.]" if said else ""
     )
