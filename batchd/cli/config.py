@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     silent, state = False, Path(settings.paths.state)
     try:
         tuned = dict(control.ask(state, control.Tune()).overrides)
-        pid = control.ask(state, control.Status()).pid
+        pid = control.ask(state, control.AskStatus()).pid
     except NoDaemonError as error:
         tuned, silent = {}, isinstance(error, NoAnswerError)
     values = [*origins.values(settings, tuned)]

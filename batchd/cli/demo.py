@@ -109,7 +109,7 @@ def _follow(spool: Path) -> BatchRow:
     state = spool / ".batchd"
 
     def ended(rows: Sequence[BatchRow]) -> bool:
-        control.ask(state, control.Status())  # raises where the daemon has died
+        control.ask(state, control.AskStatus())  # raises where the daemon has died
         return bool(rows) and all(r.published_at is not None for r in rows)
 
     with StoreReader(formatting.store_path(state)) as reader:
@@ -146,7 +146,7 @@ def _daemon(spool: Path) -> Iterator[int]:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             with contextlib.suppress(NoDaemonError):
-                yield control.ask(spool / ".batchd", control.Status()).pid
+                yield control.ask(spool / ".batchd", control.AskStatus()).pid
                 return
             if process.poll() is not None or time.monotonic() > deadline:
                 said = log.read_text("utf-8", "replace").strip().rpartition("\n")[2]

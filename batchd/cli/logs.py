@@ -16,9 +16,10 @@ from batchd import views
 from batchd.cli.display import conversation_lines, formatting
 from batchd.cli.display.conversation_lines import ScreenLine, Tone
 from batchd.console import clipped, width_of, wrapped
+from batchd.control.status import RunningTask
 from batchd.events import Event
 from batchd.log import escape, escape_json
-from batchd.observe.snapshot import AgentSnapshot, Unseen, agent_at, ask
+from batchd.observe.status import Unseen, ask, doing as doing_now
 from batchd.records import Ref, TaskStatus
 from batchd.store import lookups
 from batchd.store.queries import StoreReader
@@ -113,7 +114,7 @@ class ConversationPrinter(Printer):
         self._colours = self._terminal and formatting.colours_wanted()
         self._ascii = conversation_lines.ascii_only(sys.stdout.encoding)
         #: What the last line says, and when the daemon was asked for it.
-        self._doing: AgentSnapshot | None = None
+        self._doing: RunningTask | None = None
         self._asked = 0.0
         self._shown = False
 
@@ -138,7 +139,7 @@ class ConversationPrinter(Printer):
             return
         [row] = rows
         if time.monotonic() - self._asked >= _ASK_S:
-            self._doing = agent_at(self._state, row) if row.status is TaskStatus.RUNNING else None
+            self._doing = doing_now(self._state, row) if row.status is TaskStatus.RUNNING else None
             self._asked = time.monotonic()
         line = clipped(escape(_now(row, self._doing)), formatting.terminal_width() - 1)
         self._clear()
@@ -161,9 +162,9 @@ class ConversationPrinter(Printer):
         return f"{text}\x1b[2m{tail}\x1b[0m" if tail else text
 
 
-def _now(row: TaskRow, doing: AgentSnapshot | None) -> str:
+def _now(row: TaskRow, doing: RunningTask | None) -> str:
     if doing is not None:
-        what = ": ".join(filter(None, (doing.step, doing.detail)))
+        what = ": ".join(filter(None, (doing.step, doing.said)))
         return f"▸ {what}, for {duration(max(0.0, time.time() - doing.since))}"
     return f"‖ {row.status}{f': {row.message}' if row.message else ''}"
 

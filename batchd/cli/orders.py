@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"batchd: {escape(problem)}", file=sys.stderr)
         return 1 if answer.problems else 0
     if isinstance(order, Retry) and answer.runs and not args.json:
-        from batchd.observe.snapshot import Unseen, ask as look  # no other order asks the store
+        from batchd.observe.status import Unseen, ask as look  # no other order asks the store
 
         if look(formatting.state_directory(args.config)) is Unseen.ABSENT:
             formatting.complain("No daemon runs; they wait until `batchd serve` starts.")

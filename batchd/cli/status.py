@@ -25,8 +25,8 @@ from batchd.control import DaemonStatus, OpenTrouble, fields
 from batchd.errors import BatchdError
 from batchd.log import escape
 from batchd.observe import standstill
-from batchd.observe.snapshot import Unseen, ask
 from batchd.observe.standstill import WaitReasons
+from batchd.observe.status import Unseen, ask
 from batchd.records import Parking, Ref, TaskStatus
 from batchd.spool.claims import ignorable
 from batchd.store import lookups, queries

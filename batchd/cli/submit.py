@@ -152,7 +152,7 @@ def _say_when(settings: config.Config, found: BatchRow | None, *, alive: bool) -
         if member := _member(settings):
             draining = member.status().daemon.state == "draining"
         else:
-            draining = control.ask(Path(settings.paths.state), control.Status()).draining
+            draining = control.ask(Path(settings.paths.state), control.AskStatus()).draining
         late = "The daemon is ending; the file waits until it is started again."
         formatting.complain(late if draining else _LATE)
 
@@ -217,7 +217,7 @@ def _alive(settings: config.Config, *, heed: bool = False) -> bool:
 def takes(state: Path, *, heed: bool = False) -> bool:
     """Return whether a daemon answers that takes what is dropped."""
     try:
-        answer = control.ask(state, control.Status(), timeout_s=_ANSWER_S)
+        answer = control.ask(state, control.AskStatus(), timeout_s=_ANSWER_S)
     except NoDaemonError:
         return False
     if heed:
@@ -232,7 +232,7 @@ def _unwatched(settings: config.Config) -> str:
         return f"No daemon shows in {settings.paths.outbox}; without one {waits}"
     state = Path(settings.paths.state)
     try:
-        answer = control.ask(state, control.Status(), timeout_s=_ANSWER_S)
+        answer = control.ask(state, control.AskStatus(), timeout_s=_ANSWER_S)
     except NoAnswerError:
         return "The daemon does not answer; it takes the file up once it goes on: batchd status."
     except NoDaemonError:

@@ -12,7 +12,7 @@ from batchd.cli.display import formatting, progress, summary_text
 from batchd.cli.submit import follow, takes
 from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape
-from batchd.observe.snapshot import Unseen, ask
+from batchd.observe.status import Unseen, ask
 from batchd.store.queries import StoreReader
 
 

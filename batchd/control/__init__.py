@@ -50,9 +50,9 @@ from batchd.control.requests import (
     fields as fields,
 )
 from batchd.control.status import (
+    AskStatus as AskStatus,
     DaemonStatus as DaemonStatus,
     ModelWarning as ModelWarning,
     OpenTrouble as OpenTrouble,
     ShownParking as ShownParking,
-    Status as Status,
 )

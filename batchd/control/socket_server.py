@@ -18,7 +18,7 @@ from batchd.control import requests
 from batchd.control.client import NAME, address
 from batchd.control.orders import ORDERS
 from batchd.control.requests import A, Check, ControlRequest, Detach, Submit
-from batchd.control.status import Status
+from batchd.control.status import AskStatus
 from batchd.errors import BatchdError, UsageError, WithdrawnError
 from batchd.gone import GONE_COMMANDS
 from batchd.log import Action, get_logger
@@ -26,7 +26,7 @@ from batchd.log import Action, get_logger
 #: By its verb, what can be asked.
 REQUESTS: Mapping[str, type[ControlRequest[Any]]] = {
     **ORDERS,
-    **{kind.verb(): kind for kind in (Status, Submit, Detach, Check)},
+    **{kind.verb(): kind for kind in (AskStatus, Submit, Detach, Check)},
 }
 #: A request on one line is never longer.
 _MAX_LINE = 1 << 20

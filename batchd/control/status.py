@@ -148,6 +148,11 @@ class RunningTask(msgspec.Struct, frozen=True, kw_only=True):
     #: When this step began, in seconds since the epoch.
     since: float
 
+    @property
+    def said(self) -> str:
+        """What it works at, and on which machine if not on the daemon's."""
+        return ": ".join(filter(None, (self.node, self.detail)))
+
 
 class ListedBatch(msgspec.Struct, frozen=True, kw_only=True):
     """A batch as ``status`` lists it: counts and states, and nothing that its file says."""
@@ -219,8 +224,13 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[ListedBatch, ...] = ()
 
 
-class Status(ControlRequest[DaemonStatus], frozen=True, kw_only=True):
+class AskStatus(ControlRequest[DaemonStatus], frozen=True, kw_only=True):
     """Ask how the daemon does."""
+
+    @classmethod
+    def verb(cls) -> str:
+        """Return what it is called on the socket."""
+        return "status"
 
     #: Also for so many of the newest batches, …
     last: Annotated[int, Field("last is a whole number: of batches")] = 0

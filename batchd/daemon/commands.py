@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from batchd.control import (
+    AskStatus,
     Cancel,
     Cancelled,
     Check,
@@ -31,7 +32,6 @@ from batchd.control import (
     ResumedScope,
     Retry,
     ShownParking,
-    Status,
     Submit,
     Tune,
     Tuned,
@@ -106,7 +106,7 @@ class Commands(Listener):
         Raises ``BatchdError`` where it is refused.
         """
         answer: A
-        if isinstance(request, Status | Check) or request == Tune():
+        if isinstance(request, AskStatus | Check) or request == Tune():
             begun = time.monotonic()
             answer = await self._answer(request, by)
             if detailed():
@@ -163,7 +163,7 @@ class Commands(Listener):
                 return await self._errands.submit(request, by)
             case Detach():
                 return self._errands.detach(request)
-            case Status():
+            case AskStatus():
                 return await self._desk.status(request)
             case Check():
                 return await self._desk.check(request)

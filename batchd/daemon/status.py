@@ -15,13 +15,13 @@ import msgspec
 from batchd import __version__, catalog, decoders, users
 from batchd.config import Config
 from batchd.control import (
+    AskStatus,
     Check,
     Checked,
     CheckLine,
     DaemonStatus,
     ModelWarning,
     ShownParking,
-    Status,
     status,
 )
 from batchd.control.requests import DaemonProcess, SettingsInForce
@@ -85,7 +85,7 @@ class Desk:
     #: each takes a trial of the sandbox, and asks every provider.
     _under_way: dict[bool, asyncio.Future[tuple[CheckLine, ...]]] = field(default_factory=dict)
 
-    async def status(self, request: Status) -> DaemonStatus:
+    async def status(self, request: AskStatus) -> DaemonStatus:
         """Return how the daemon does, and the batches that are asked for.
 
         Raises ``StoreError``.

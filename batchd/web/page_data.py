@@ -9,8 +9,9 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from batchd.control import fields
+from batchd.control.status import RunningTask
 from batchd.observe import standstill
-from batchd.observe.snapshot import AgentSnapshot, ProviderSnapshot, Snapshot
+from batchd.observe.status import Provider, Status
 from batchd.records import Ref, Tally
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow, SpendRow, TaskRow
@@ -28,8 +29,8 @@ def head(sight: StoreSight) -> dict[str, Any]:
     """Return what every page shows: whether a daemon runs,
     what it cannot do, what waits as a whole.
     """
-    snapshot = sight.snapshot
-    if snapshot is None:
+    status = sight.status
+    if status is None:
         return {
             "at": time.time(),
             "daemon": None,
@@ -38,46 +39,46 @@ def head(sight: StoreSight) -> dict[str, Any]:
             "parked": [],
         }
     return {
-        "at": snapshot.at,
-        "daemon": _daemon(snapshot),
-        "silent": snapshot.silent,
+        "at": status.at,
+        "daemon": _daemon(status),
+        "silent": status.silent,
         "trouble": "",
-        "parked": [
-            *map(_standstill, islice(standstills(snapshot.parked, snapshot.idle), _MAX_LINES))
-        ],
+        "parked": [*map(_standstill, islice(standstills(status.parked, status.idle), _MAX_LINES))],
     }
 
 
 def overview(sight: StoreSight, excerpt: Excerpt) -> dict[str, Any]:
     """Return the first page."""
     value = head(sight)
-    snapshot = sight.snapshot
-    if snapshot is None:
+    status = sight.status
+    if status is None:
         return value
-    left = [row for row in snapshot.batches if row.finished < row.tasks]
-    ended = [row for row in snapshot.batches if row.finished >= row.tasks]
-    known = {row.batch.name: row for row in snapshot.batches}
-    speed = snapshot.speed
+    left = [row for row in status.batches if row.finished < row.tasks]
+    ended = [row for row in status.batches if row.finished >= row.tasks]
+    known = {row.batch.name: row for row in status.batches}
+    speed = status.speed
 
     def prompt(ref: Ref) -> str:
         row = known.get(ref.batch)
         return excerpt(row, ref.task) if row else ""
 
     return value | {
-        "left": snapshot.left,
-        "queued": snapshot.queued,
-        "waiting": len(snapshot.waiting),
-        "held": snapshot.held,
-        "seconds_left": snapshot.seconds_left and round(snapshot.seconds_left),
+        "left": status.left,
+        "queued": status.queued,
+        "waiting": len(status.waiting),
+        "held": status.held,
+        "seconds_left": status.seconds_left and round(status.seconds_left),
         "speed": speed
         and {
             "tasks": round(speed.tasks_a_minute, 1),
             "tokens": round(speed.tokens_a_minute),
             "usd": round(speed.usd_a_minute, 4),
         },
-        "running": len(snapshot.agents),
-        "agents": [agent(each, prompt(each.row.ref)) for each in snapshot.agents[:_MAX_LINES]],
-        "providers": [*map(_provider, snapshot.providers)],
+        "running": len(status.agents),
+        "agents": [
+            agent(row, status.doing[row.ref], prompt(row.ref)) for row in status.agents[:_MAX_LINES]
+        ],
+        "providers": [*map(_provider, status.providers)],
         "open": len(left),
         "batches": [batch(row, excerpt(row, "")) for row in left[:_MAX_LINES]],
         "ended": [batch(row, excerpt(row, "")) for row in ended],
@@ -106,7 +107,7 @@ def batch(row: BatchRow, prompt: str = "") -> dict[str, Any]:
 _STATUSES = ("completed", "timeout", "error", "cancelled", "running", "parked", "queued")
 
 
-def task(row: TaskRow, why: str, doing: AgentSnapshot | None, prompt: str = "") -> dict[str, Any]:
+def task(row: TaskRow, why: str, doing: RunningTask | None, prompt: str = "") -> dict[str, Any]:
     """Return a task in a line.
 
     ``why``: what ended it, or what it waits for; ``prompt``: how that begins.
@@ -129,30 +130,24 @@ def task(row: TaskRow, why: str, doing: AgentSnapshot | None, prompt: str = "") 
         "attempts": row.attempts,
         "directory": row.directory,
         "after": row.after[:_MAX_LINES],
-        "doing": doing and agent(doing),
+        "doing": doing and agent(row, doing),
         "prompt": prompt,
     }
 
 
-def agent(each: AgentSnapshot, prompt: str = "") -> dict[str, Any]:
+def agent(row: TaskRow, doing: RunningTask, prompt: str = "") -> dict[str, Any]:
     """Return a task at work in a line."""
-    row = each.row
     return {
         "batch": row.ref.batch,
         "task": row.ref.task,
-        "step": each.step,
-        "detail": each.detail[:200],
-        "since": round(each.since, 1),
+        "step": doing.step,
+        "detail": doing.said[:200],
+        "since": round(doing.since, 1),
         "model": row.model,
         "rounds": row.round,
         "calls": row.tally.calls,
         "prompt": prompt,
     }
-
-
-def agents(sight: StoreSight) -> dict[Ref, AgentSnapshot]:
-    """Return who is at work, by task."""
-    return {each.row.ref: each for each in sight.snapshot.agents} if sight.snapshot else {}
 
 
 def spent(row: SpendRow, name: str) -> dict[str, Any]:
@@ -177,8 +172,8 @@ def _tally(tally: Tally) -> dict[str, Any]:
     }
 
 
-def _daemon(snapshot: Snapshot) -> dict[str, Any] | None:
-    daemon = snapshot.daemon
+def _daemon(status: Status) -> dict[str, Any] | None:
+    daemon = status.daemon
     if daemon is None:
         return None
     return {
@@ -193,14 +188,14 @@ def _daemon(snapshot: Snapshot) -> dict[str, Any] | None:
         "day": daemon.day
         and {
             **fields(daemon.day),
-            "cost_usd": snapshot.spent_today_usd,
-            "unsettled_usd": round(snapshot.unsettled_today_usd, 8),
+            "cost_usd": status.spent_today_usd,
+            "unsettled_usd": round(status.today.unsettled_usd, 8),
         },
         "troubles": [{**fields(each), "what": standstill.what(each)} for each in daemon.troubles],
     }
 
 
-def _provider(each: ProviderSnapshot) -> dict[str, Any]:
+def _provider(each: Provider) -> dict[str, Any]:
     return {
         "name": each.name,
         "calls": round(each.rate.calls) if each.rate else None,

@@ -17,10 +17,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from batchd.control.status import RunningTask
 from batchd.errors import BatchdError, StoreError, UsageError
 from batchd.observe import pages, standstill
 from batchd.observe.pages import plain
-from batchd.observe.snapshot import AgentSnapshot
 from batchd.observe.standstill import WaitReasons
 from batchd.records import Ref, TaskStatus
 from batchd.store import lookups
@@ -177,7 +177,7 @@ def overview(queries: StoreQueries) -> View:
     """Return what makes the first page."""
 
     async def view(sight: StoreSight) -> dict[str, Any]:
-        if sight.snapshot is None or not sight.snapshot.batches:
+        if sight.status is None or not sight.status.batches:
             return page_data.overview(sight, lambda _batch, _task: "")
         return await queries.ask(
             lambda reader: page_data.overview(sight, partial(queries.excerpts.line, reader))
@@ -240,7 +240,7 @@ def earlier(reader: StoreReader, ref: Ref, before: int) -> dict[str, Any]:
 def facts(reader: StoreReader, ref: Ref, sight: StoreSight) -> dict[str, Any]:
     """Return what is known of a task, its conversation apart. Raises ``StoreError``."""
     row = reader.task(ref)
-    doing = page_data.agents(sight)
+    doing = sight.status.doing if sight.status else {}
     waiting = _waiting(reader, ref.batch, [row], sight)
     held = () if row.status.final else waiting.parkings(row)
     folder = reader.batch(ref.batch).batch.folder
@@ -283,7 +283,7 @@ def _batch(
         offset=wanted.page * PAGE,
     )
     waiting = _waiting(reader, name, rows, sight)
-    doing = page_data.agents(sight)
+    doing = sight.status.doing if sight.status else {}
     held = standstill.of_batch(reader.parked(), name, rows) if row.finished < row.tasks else ()
     return {
         "batch": page_data.batch(row),
@@ -298,7 +298,7 @@ def _batch(
 
 
 def _line(
-    row: TaskRow, waiting: WaitReasons, doing: Mapping[Ref, AgentSnapshot], prompt: str = ""
+    row: TaskRow, waiting: WaitReasons, doing: Mapping[Ref, RunningTask], prompt: str = ""
 ) -> dict[str, Any]:
     return page_data.task(row, waiting.why(row), doing.get(row.ref), prompt)
 
@@ -310,9 +310,7 @@ def _waiting(
     after = {name for row in rows if not row.status.final for name in row.after}
     left = reader.read(lookups.left, batch, after) if after else set()
     queued = any(not row.attempts and not row.status.final for row in rows)
-    runs = sight.snapshot is not None and (
-        sight.snapshot.daemon is not None or sight.snapshot.silent
-    )
+    runs = sight.status is not None and sight.status.runs
     begun = reader.begun() if queued else ()
     batches = {batch: reader.read(lookups.open_before, batch)} if queued else {}
     return WaitReasons(reader.parked(), begun, left, earlier=batches, daemon=runs)

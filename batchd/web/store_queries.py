@@ -13,7 +13,7 @@ from typing import TypeAlias, TypeVar
 
 from batchd import trees
 from batchd.errors import BatchdError, StoreError, UnknownNameError
-from batchd.observe.snapshot import Observer, Snapshot
+from batchd.observe.status import Observer, Status
 from batchd.records import Ref
 from batchd.spool import outbox
 from batchd.store import lookups
@@ -146,7 +146,7 @@ class StoreSight:
     """What a look has shown."""
 
     #: None where the store cannot be read.
-    snapshot: Snapshot | None
+    status: Status | None
     #: Why not.
     trouble: str = ""
 
@@ -221,6 +221,6 @@ class StoreWatch:
             self._observer.close()  # a backup was put in its place
             self._file = file
         try:
-            return StoreSight(snapshot=self._observer.look())
+            return StoreSight(status=self._observer.look())
         except BatchdError as error:
-            return StoreSight(snapshot=None, trouble=str(error))
+            return StoreSight(status=None, trouble=str(error))

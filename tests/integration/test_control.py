@@ -1301,11 +1301,11 @@ def test_a_bug_in_a_verb_is_an_answer(tmp_path: Path) -> None:
         await server.start()
         for _ in range(2):
             with pytest.raises(BatchdError, match="error inside batchd") as caught:
-                await asyncio.to_thread(control.ask, tmp_path, control.Status())
+                await asyncio.to_thread(control.ask, tmp_path, control.AskStatus())
             assert caught.value.exit_code == 1
         await server.stop()
         with pytest.raises(NoDaemonError):
-            control.ask(tmp_path, control.Status())
+            control.ask(tmp_path, control.AskStatus())
 
     asyncio.run(scenario())
 

@@ -10,7 +10,7 @@ from patience import PATIENCE_S
 from weather import Station, until
 
 from batchd import control
-from batchd.observe.snapshot import Observer
+from batchd.observe.status import Observer
 from batchd.records import Ref
 from batchd.store import lookups, queries
 from batchd.views import Kind, Passage, passages
@@ -24,7 +24,7 @@ def base_url(model_server: str) -> str:
     return model_server
 
 
-def test_a_snapshot_shows_what_is_at_work_and_how_fast(tmp_path: Path, base_url: str) -> None:
+def test_a_status_shows_what_is_at_work_and_how_fast(tmp_path: Path, base_url: str) -> None:
     """Agents with their steps, what is queued and parked, money, speed;
     without a daemon, what the store knows.
     """
@@ -44,7 +44,12 @@ def test_a_snapshot_shows_what_is_at_work_and_how_fast(tmp_path: Path, base_url:
             assert now.daemon is not None
             assert (now.daemon.slots, now.daemon.day.spent_usd) == (2, 0.0)
             assert now.left == now.queued + 2
-            assert {a.step for a in now.agents} <= {"starting", "waiting", "model", "tool"}
+            assert {now.doing[a.ref].step for a in now.agents} <= {
+                "starting",
+                "waiting",
+                "model",
+                "tool",
+            }
             assert [p.name for p in now.providers] == ["standin"]
             assert now.speed is None or now.speed.over_s >= 5, "not known before"
             station.completed("b", 12)

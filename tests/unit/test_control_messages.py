@@ -24,9 +24,9 @@ _CLAIM = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
 #: As commands send them.
 SENT: list[tuple[control.ControlRequest[Any], str]] = [
-    (control.Status(), '{"verb": "status", "last": 0, "batch": ""}'),
+    (control.AskStatus(), '{"verb": "status", "last": 0, "batch": ""}'),
     (
-        control.Status(last=20, batch="games"),
+        control.AskStatus(last=20, batch="games"),
         '{"verb": "status", "last": 20, "batch": "games"}',
     ),
     (
@@ -76,8 +76,8 @@ SENT: list[tuple[control.ControlRequest[Any], str]] = [
 
 #: As other clients, older ones and people with netcat, send them.
 UNDERSTOOD: list[tuple[str, control.ControlRequest[Any]]] = [
-    ('{"verb": "status"}', control.Status()),
-    ('{"verb": "status", "who": "a newer client"}', control.Status()),
+    ('{"verb": "status"}', control.AskStatus()),
+    ('{"verb": "status", "who": "a newer client"}', control.AskStatus()),
     ('{"verb": "cancel", "target": "games"}', control.Cancel(target="games")),
     ('{"verb": "cancel", "target": [], "message": null}', control.Cancel(target=())),
     ('{"verb": "pause", "scope": "all"}', control.Pause(scope=Scope.ALL)),
@@ -241,7 +241,7 @@ ANSWERED: list[tuple[control.ControlRequest[Any], Any, str]] = [
         ),
     ),
     (
-        control.Status(),
+        control.AskStatus(),
         control.DaemonStatus(
             pid=4711,
             version="0.1.0",

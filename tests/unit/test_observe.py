@@ -12,8 +12,8 @@ from batchd.cli.display import status_text
 from batchd.control import requests
 from batchd.log import Action
 from batchd.observe import standstill
-from batchd.observe.snapshot import Speed, snapshot
 from batchd.observe.standstill import WaitReasons
+from batchd.observe.status import Speed, Status
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Tally, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.words import money
@@ -34,7 +34,7 @@ OLD: dict[str, Any] = {
 
 def said(answer: dict[str, Any]) -> control.DaemonStatus:
     """Return what a daemon has said, as it is understood here."""
-    return requests.answer(control.Status(), answer)
+    return requests.answer(control.AskStatus(), answer)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_the_time_left_is_of_what_can_run() -> None:
         **{**task, "ref": Ref("b", "1"), "status": TaskStatus.RUNNING, "step": "", "tally": Tally()}
     )
     speed = Speed(over_s=60, tasks_a_minute=2, tokens_a_minute=0, usd_a_minute=0)
-    now = {"batches": [row], "speed": speed, "rows": [running]}
-    assert snapshot(said(OLD), **now).seconds_left == 15 * 60
-    assert snapshot(said(OLD), held=6, **now).seconds_left == 12 * 60
+    now = {"batches": (row,), "speed": speed, "agents": (running,)}
+    assert Status(daemon=said(OLD), **now).seconds_left == 15 * 60
+    assert Status(daemon=said(OLD), held=6, **now).seconds_left == 12 * 60
 
 
 def test_a_table_of_tasks_names_what_is_parked_and_leaves_its_reason_to_the_line_above() -> None:
@@ -118,12 +118,12 @@ def test_each_trouble_has_words() -> None:
 
 def test_daemons_of_other_versions_are_understood() -> None:
     """One from before an upgrade leaves out what it does not know; a newer one says more."""
-    old = snapshot(said(OLD))
+    old = Status(daemon=said(OLD))
     assert old.daemon is not None
     assert (old.daemon.pid, old.daemon.slots, old.daemon.day) == (4711, 0, None)
     assert [p.status.concurrent for p in old.providers] == [8]
     more = {"limit_usd": 1.0, "spent_usd": 0.5, "reserved_usd": 0.0, "lent_usd": 9.0}
-    new = snapshot(said(OLD | {"day": more, "providers": {"openai": {"mood": "good"}}}))
+    new = Status(daemon=said(OLD | {"day": more, "providers": {"openai": {"mood": "good"}}}))
     assert new.daemon is not None
     assert new.daemon.day is not None
     assert new.daemon.day.spent_usd == 0.5

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 from rich.cells import cell_len
 
 from batchd.cli.display import conversation_lines
@@ -16,16 +17,15 @@ from batchd.cli.top.watching import TopSnapshot
 from batchd.cli.top.work import TaskActivity
 from batchd.console import name_in, pinched
 from batchd.control import DaemonStatus, OpenTrouble
-from batchd.control.status import DayStatus, ProviderStatus, TaskCounts, WorkerStatus
-from batchd.log import escape
-from batchd.observe.snapshot import (
-    AgentSnapshot,
-    AnswerRate,
-    Glimpsed,
-    ProviderSnapshot,
-    Snapshot,
-    Speed,
+from batchd.control.status import (
+    DayStatus,
+    ProviderStatus,
+    RunningTask,
+    TaskCounts,
+    WorkerStatus,
 )
+from batchd.log import escape
+from batchd.observe.status import AnswerRate, Speed, Status
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Tally, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.words import uncertain
@@ -88,11 +88,8 @@ def _sight() -> TopSnapshot:
     parking = Parking(
         scope=Scope.PROVIDER, name="other", cause=Cause.AUTH, message=HOSTILE, since=NOW - 9
     )
-    agents = [
-        AgentSnapshot(row=_task("docs", f"t{n:03}"), step="tool", detail=HOSTILE, since=NOW - n)
-        for n in range(100)
-    ]
-    snapshot = Snapshot(
+    agents = tuple(_task("docs", f"t{n:03}") for n in range(100))
+    snapshot = Status(
         at=NOW,
         daemon=DaemonStatus(
             pid=4711,
@@ -104,28 +101,24 @@ def _sight() -> TopSnapshot:
             slots=128,
             day=DayStatus(limit_usd=10.0, spent_usd=9.5, reserved_usd=0.4),
             troubles=(trouble,),
+            providers={
+                f"p{n}": ProviderStatus(concurrent=8, under_way=9, rpm=60) for n in range(9)
+            },
         ),
-        unsettled_today_usd=0.2,
-        silent=False,
-        agents=tuple(agents),
+        today=Tally(unsettled_usd=0.2),
+        agents=agents,
+        doing={
+            row.ref: RunningTask(task=str(row.ref), step="tool", detail=HOSTILE, since=NOW - n)
+            for n, row in enumerate(agents)
+        },
         waiting=(_task("docs", "parked", status=TaskStatus.PARKED, message=HOSTILE),),
         batches=tuple(_batch(f"batch-{'x' * n}") for n in range(60)),
-        queued=1800,
         held=40,
         parked=(parking,),
-        glimpsed=Glimpsed(
-            prompts={agent.row.ref: HOSTILE for agent in agents},
-            commands={agent.row.ref: HOSTILE for agent in agents},
-            ended=[_task(HOSTILE, "ended", status=TaskStatus.ERROR, reason="auth")] * 9,
-        ),
-        providers=tuple(
-            ProviderSnapshot(
-                name=f"p{n}",
-                status=ProviderStatus(concurrent=8, under_way=9, rpm=60),
-                rate=AnswerRate(59.0, 0.0),
-            )
-            for n in range(9)
-        ),
+        prompts={row.ref: HOSTILE for row in agents},
+        commands={row.ref: HOSTILE for row in agents},
+        ended=(_task(HOSTILE, "ended", status=TaskStatus.ERROR, reason="auth"),) * 9,
+        rates={f"p{n}": AnswerRate(59.0, 0.0) for n in range(9)},
         speed=Speed(over_s=600, tasks_a_minute=12.0, tokens_a_minute=45_000.0, usd_a_minute=0.01),
     )
     tasks = tuple(_task("docs", f"t{n:03}", status=TaskStatus.QUEUED) for n in range(500))
@@ -171,7 +164,7 @@ def test_the_picture_shows_what_it_should() -> None:
         "waits   40 tasks wait for something else: not in the time left",
         "$9.50 of $10.00 (UTC day)  at most $0.2000 of it unsettled",
         "p0      ████████ 9/8 calls  ███░ 59/60 req/min",
-        "and 4 providers more",
+        "and 5 providers more",
         "17/50    3   1.24M    $4.75",
         "$5.00",
         "docs/t000                   tool 0 s             2  8:20 min     124k    $1.25",
@@ -235,7 +228,7 @@ def test_money_that_is_not_known_whole_is_shown_as_far_as_it_is() -> None:
     assert "UNSETTLED" not in {column.head for column in certain}
     sight = _sight()
     assert sight.snapshot is not None
-    snapshot = replace(sight.snapshot, unpriced_today=True)
+    snapshot = structs.replace(sight.snapshot, today=Tally(unsettled_usd=0.2, unpriced_calls=1))
     shown = "\n".join(line.plain for line in head.lines(snapshot, 80))
     assert "> $9.50 of $10.00 (UTC day)" in shown
 
@@ -248,17 +241,18 @@ def test_a_wide_screen_shows_what_was_asked_and_run_and_what_ended() -> None:
     row, ended = _task("docs", "t000"), _task("docs", "old", **done)
     sight = _sight()
     assert sight.snapshot is not None
-    snapshot = replace(
+    snapshot = structs.replace(
         sight.snapshot,
-        agents=(AgentSnapshot(row=row, step="model", detail="openai/x", since=NOW - 1),),
+        agents=(row,),
+        doing={
+            row.ref: RunningTask(task=str(row.ref), step="model", detail="openai/x", since=NOW - 1)
+        },
         batches=(_batch("docs"),),
         parked=(),
         waiting=(),
-        glimpsed=Glimpsed(
-            prompts={row.ref: "Write the tests.", ended.ref: "Mind the gap."},
-            commands={row.ref: "shell make test"},
-            ended=[ended],
-        ),
+        prompts={row.ref: "Write the tests.", ended.ref: "Mind the gap."},
+        commands={row.ref: "shell make test"},
+        ended=(ended,),
     )
     screen = TopScreen(give=lambda _: None, answer=lambda: None)
 

@@ -97,7 +97,7 @@ class RunDaemon:
         """
         try:
             connection = control.Connection(self._state)
-            standing = connection.ask(control.Status())
+            standing = connection.ask(control.AskStatus())
         except NoDaemonError:
             return False
         if self._child is None or standing.pid != self._child.pid:
@@ -183,7 +183,7 @@ class RunDaemon:
         # Not over the connection that stays:
         # Ctrl-C may come before its answer, which the next question would get.
         try:
-            return control.ask(self._state, control.Status()).pid == self.status.pid
+            return control.ask(self._state, control.AskStatus()).pid == self.status.pid
         except NoAnswerError:
             return True  # it has much to do
         except NoDaemonError:
@@ -200,7 +200,7 @@ class RunDaemon:
         self.show_lines()
         while self._child.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(NoDaemonError):
-                if control.ask(self._state, control.Status()).batches.open:
+                if control.ask(self._state, control.AskStatus()).batches.open:
                     return
             time.sleep(_LOOK_S)
 

@@ -14,7 +14,7 @@ from batchd.cli.top.columns import bar
 from batchd.control.status import DayStatus
 from batchd.log import escape
 from batchd.observe import standstill
-from batchd.observe.snapshot import ProviderSnapshot, Snapshot
+from batchd.observe.status import Provider, Status
 from batchd.records import Scope
 from batchd.words import (
     at_least,
@@ -39,7 +39,7 @@ _LABEL, _LONGEST_LABEL = 7, 14
 _RED_FROM = 0.9
 
 
-def lines(snapshot: Snapshot, width: int) -> list[Text]:
+def lines(snapshot: Status, width: int) -> list[Text]:
     """Return the lines, the most important first."""
     names = [escape(p.name) for p in snapshot.providers]
     label = min(_LONGEST_LABEL, max([_LABEL, *(len(name) for name in names)]))
@@ -67,7 +67,7 @@ def lines(snapshot: Snapshot, width: int) -> list[Text]:
     return [*found, *_parked(snapshot)]
 
 
-def _daemon(snapshot: Snapshot, width: int) -> Text:
+def _daemon(snapshot: Status, width: int) -> Text:
     daemon = snapshot.daemon
     if snapshot.silent:
         return Text("The daemon does not answer: what follows is what the store says.", "bold red")
@@ -111,7 +111,7 @@ def _joined(*parts: Text | str) -> Text:
     return Text("  ").join(Text(p) if isinstance(p, str) else p for p in parts if p)
 
 
-def _tasks(snapshot: Snapshot) -> Text:
+def _tasks(snapshot: Status) -> Text:
     """Return the line about all batches that have not ended: what is done, and where the rest
     stands.
     """
@@ -132,7 +132,7 @@ def _tasks(snapshot: Snapshot) -> Text:
     )
 
 
-def _speed(snapshot: Snapshot) -> Text:
+def _speed(snapshot: Status) -> Text:
     speed = snapshot.speed
     if speed is None:
         return Text("is known in some seconds", "dim")
@@ -146,11 +146,11 @@ def _speed(snapshot: Snapshot) -> Text:
     )
 
 
-def _day(snapshot: Snapshot, day: DayStatus) -> Sequence[Text]:
+def _day(snapshot: Status, day: DayStatus) -> Sequence[Text]:
     """Return what was spent, what of that is not certain, and what is set aside."""
     reserved = round(day.reserved_usd, 8)  # what sums of it leave is none
     held = f"+{money(reserved)} set aside" if reserved > 0 else ""
-    doubt = unsettled(snapshot.unsettled_today_usd)
+    doubt = unsettled(snapshot.today.unsettled_usd)
     paid = at_least(snapshot.spent_today_usd, day.spent_usd)
     if not day.limit_usd:
         return [Text(part) for part in (f"{paid} spent (UTC day)", doubt, held) if part]
@@ -160,7 +160,7 @@ def _day(snapshot: Snapshot, day: DayStatus) -> Sequence[Text]:
     return [Text.assemble(gauge, spent), *(Text(part) for part in (doubt, held) if part)]
 
 
-def _provider(provider: ProviderSnapshot) -> Text:
+def _provider(provider: Provider) -> Text:
     if provider.parked:
         return Text(f"parked: {provider.parked[0].cause}", "yellow")
     status, rate = provider.status, provider.rate
@@ -184,7 +184,7 @@ def _rate(used: float | None, limit: float, unit: str) -> Text:
     return Text.assemble(gauge, f" {compact(used)}/{compact(limit)} {unit}")
 
 
-def _parked(snapshot: Snapshot) -> Iterator[Text]:
+def _parked(snapshot: Status) -> Iterator[Text]:
     """Yield what waits and the fix: what concerns all first, single tasks last."""
     ranks = [*Scope]
     parked = sorted(snapshot.parked, key=lambda p: ranks.index(p.scope))

@@ -19,7 +19,7 @@ from batchd.console import wrapped
 from batchd.control import Cancel, Order, Pause, Resume, Retry
 from batchd.errors import UsageError
 from batchd.log import escape
-from batchd.observe.snapshot import Snapshot
+from batchd.observe.status import Status
 from batchd.records import Ref, Scope, TargetCounts
 from batchd.spool.ulid import ulid
 from batchd.store.rows import BatchRow, TaskRow
@@ -174,7 +174,7 @@ class MainScreen:
         elif len(key) == 1:
             self.typed = typed + key
 
-    def _on_any(self, key: str, snapshot: Snapshot) -> Asked | None:
+    def _on_any(self, key: str, snapshot: Status) -> Asked | None:
         match key:
             case "tab" | "back tab":
                 self.pane = Pane.TASKS if self.pane is Pane.BATCHES else Pane.BATCHES
@@ -215,11 +215,11 @@ class MainScreen:
     def _wanted(self) -> str:
         return self.filter if self.typed is None else self.typed
 
-    def _batches(self, snapshot: Snapshot) -> list[BatchRow]:
+    def _batches(self, snapshot: Status) -> list[BatchRow]:
         wanted = self._wanted.casefold() if self.pane is Pane.BATCHES else ""
         return [b for b in snapshot.batches if wanted in b.batch.name.casefold()]
 
-    def _tasks(self, sight: TopSnapshot, snapshot: Snapshot) -> list[TaskRow]:
+    def _tasks(self, sight: TopSnapshot, snapshot: Status) -> list[TaskRow]:
         """Return the tasks that are listed;
         rebuilt only when there is news, for there may be many.
         """
@@ -264,7 +264,7 @@ class MainScreen:
         drawn = [*above, *below]
         # What is left is for what ended, behind an empty line.
         spare = height - len(drawn) - 1
-        ended = [] if self.opened else work.lately(snapshot.glimpsed, width, spare)
+        ended = [] if self.opened else work.lately(snapshot, width, spare)
         return [*drawn, *((Text(), *ended) if ended else ())][:height]
 
     def _draw_batches(self, rows: Sequence[BatchRow], width: int, lines: int) -> list[Text]:
@@ -301,7 +301,7 @@ class MainScreen:
 
 
 def ordered(
-    key: str, scope: Scope, name: str, counts: TargetCounts, snapshot: Snapshot
+    key: str, scope: Scope, name: str, counts: TargetCounts, snapshot: Status
 ) -> Asked | str:
     """Return what a key orders for a batch or a task, or why it orders nothing."""
     if key == "p":
@@ -317,7 +317,7 @@ def ordered(
         return str(error)
 
 
-def _toggled(snapshot: Snapshot, scope: Scope, name: str) -> Asked:
+def _toggled(snapshot: Status, scope: Scope, name: str) -> Asked:
     """Return the order to let go on what is paused, and to pause what is not;
     either can be taken back, so nothing is asked.
     """

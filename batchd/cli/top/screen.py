@@ -24,7 +24,7 @@ from batchd.cli.top.work import Activities
 from batchd.control import Order
 from batchd.errors import BatchdError
 from batchd.log import escape
-from batchd.observe.snapshot import Observer
+from batchd.observe.status import Observer
 from batchd.records import Ref, Scope
 from batchd.views import Passage, passages
 from batchd.words import compact, counted, duration, money

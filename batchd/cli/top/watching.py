@@ -12,7 +12,7 @@ from pathlib import Path
 
 from batchd.errors import BatchdError
 from batchd.events import Event
-from batchd.observe.snapshot import Observer, Snapshot
+from batchd.observe.status import Observer, Status
 from batchd.records import Ref
 from batchd.store import lookups, queries
 from batchd.store.rows import TaskRow
@@ -54,7 +54,7 @@ class TopSnapshot:
     """What was seen last."""
 
     #: None before the first look.
-    snapshot: Snapshot | None = None
+    snapshot: Status | None = None
     #: Whether there is a store.
     store: bool = True
     #: Why it cannot be read.

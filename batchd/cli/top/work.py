@@ -11,8 +11,8 @@ from typing import Any
 from rich.text import Text
 
 from batchd.cli.top.columns import Column, bar, table
-from batchd.observe.snapshot import Glimpsed, Snapshot
 from batchd.observe.standstill import WaitReasons, earlier_batches
+from batchd.observe.status import Status
 from batchd.records import Ref, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import view
@@ -61,36 +61,36 @@ class Activities:
 
     def __init__(
         self,
-        snapshot: Snapshot,
+        snapshot: Status,
         batch: Iterable[TaskRow] = (),
         prompts: Mapping[Ref, str] | None = None,
     ) -> None:
         """``batch``: tasks that others may come after; ``prompts``: theirs."""
-        self._prompts = {**snapshot.glimpsed.prompts, **(prompts or {})}
-        self._commands = snapshot.glimpsed.commands
+        self._prompts = {**snapshot.prompts, **(prompts or {})}
+        self._commands = snapshot.commands
         self._at = snapshot.at
-        self._agents = {agent.row.ref: agent for agent in snapshot.agents}
-        begun = [*(agent.row for agent in snapshot.agents), *snapshot.waiting]
+        self._doing = snapshot.doing
+        begun = [*snapshot.agents, *snapshot.waiting]
         left = {row.ref for row in batch if not row.status.final}
-        daemon = snapshot.daemon is not None or snapshot.silent
+        daemon = snapshot.runs
         batches = earlier_batches(snapshot.batches)
         self._waiting = WaitReasons(snapshot.parked, begun, left, earlier=batches, daemon=daemon)
 
     def work(self, row: TaskRow) -> TaskActivity:
         """Return what is done for a task."""
-        agent = self._agents.get(row.ref)
+        doing = self._doing.get(row.ref)
         prompt, command = self._prompts.get(row.ref, ""), self._commands.get(row.ref, "")
-        if row.status is TaskStatus.RUNNING and agent:
-            since, at = agent.since, self._at
-            return TaskActivity(row, agent.step, agent.detail, since, at, prompt, command)
+        if row.status is TaskStatus.RUNNING and doing:
+            since, at = doing.since, self._at
+            return TaskActivity(row, doing.step, doing.said, since, at, prompt, command)
         since = row.since if row.status is TaskStatus.PARKED else 0.0
         step, why = view.word(row.status, row.reason), self._waiting.in_short(row)
         return TaskActivity(row, step, why, since, self._at, prompt, command)
 
 
-def at_work(snapshot: Snapshot) -> list[TaskRow]:
+def at_work(snapshot: Status) -> list[TaskRow]:
     """Return the tasks of agents, and those that wait in the middle of their work."""
-    return [*(agent.row for agent in snapshot.agents), *snapshot.waiting]
+    return [*snapshot.agents, *snapshot.waiting]
 
 
 #: What people look for first; what has no rank comes last.
@@ -276,9 +276,9 @@ _END_STYLES = {"completed": "green", "timeout": "yellow", "cancelled": "yellow",
 _MIN_LINES = 2
 
 
-def lately(glimpsed: Glimpsed, width: int, height: int) -> list[Text]:
+def lately(snapshot: Status, width: int, height: int) -> list[Text]:
     """Return a table of as many tasks as have room; nothing where none ended lately."""
-    shown = glimpsed.ended[: height - 1]
+    shown = snapshot.ended[: height - 1]
     if height < _MIN_LINES or not shown:
         return []
     columns: Sequence[Column[TaskRow]] = (
@@ -295,7 +295,7 @@ def lately(glimpsed: Glimpsed, width: int, height: int) -> list[Text]:
         Column(head="COST", cell=lambda t: money(t.tally.cost_usd), right=True, least=7, rank=1),
         Column(
             head="PROMPT",
-            cell=lambda t: glimpsed.prompts.get(t.ref, ""),
+            cell=lambda t: snapshot.prompts.get(t.ref, ""),
             flexible=True,
             least=20,
             rank=4,

@@ -1,0 +1,479 @@
+"""How things stand at one moment: as the daemon says, where one runs, and as the store has it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Self, TypeAlias
+
+from msgspec import Struct, field, structs
+
+from batchd import control
+from batchd.control import DaemonStatus
+from batchd.control.status import ProviderStatus, RunningTask
+from batchd.errors import NoAnswerError, NoDaemonError, StoreError
+from batchd.records import Parking, Ref, Scope, Tally, TaskStatus
+from batchd.store import queries
+from batchd.store.queries import AnsweredCall, StoreReader
+from batchd.store.rows import BatchRow, TaskRow, WorkDone
+from batchd.views import last
+from batchd.views.kinds import command
+
+
+class Speed(Struct, frozen=True, kw_only=True):
+    """What was done lately."""
+
+    #: Over how long it was measured (seconds).
+    over_s: float
+    tasks_a_minute: float
+    tokens_a_minute: float
+    usd_a_minute: float
+
+
+class AnswerRate(Struct, frozen=True):
+    """What a provider answered in a minute."""
+
+    calls: float = 0.0
+    tokens: float = 0.0
+
+
+class Provider(Struct, frozen=True, kw_only=True):
+    """A provider that was called since the daemon started, or that is parked."""
+
+    name: str
+    status: ProviderStatus
+    #: What it answered in the last minute; None until there is something to measure.
+    rate: AnswerRate | None = None
+    #: Why nothing is sent to it.
+    parked: tuple[Parking, ...] = ()
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """How things stand: what ``status``, ``top`` and pages show."""
+
+    #: Seconds since the epoch.
+    at: float = field(default_factory=time.time)
+    #: What the daemon says of itself; None where none runs, and where it is ``silent``.
+    daemon: DaemonStatus | None = None
+    #: Whether one runs, and does not answer.
+    silent: bool = False
+    #: Those that were asked for.
+    batches: tuple[BatchRow, ...] = ()
+    #: Tasks at work, longest first, …
+    agents: tuple[TaskRow, ...] = ()
+    #: … and what is done for each, by the daemon's word or else the store's.
+    doing: Mapping[Ref, RunningTask] = field(default_factory=dict)
+    #: Tasks that gave their slot back, longest first.
+    waiting: tuple[TaskRow, ...] = ()
+    #: What waits as a whole, and why.
+    parked: tuple[Parking, ...] = ()
+    #: Of these, the providers and models for which no task waits.
+    idle: frozenset[str] = frozenset()
+
+    # What only an observer knows, which looks again and again
+
+    #: What was spent today, as the ledger has it.
+    today: Tally = Tally()
+    #: Tasks that wait for something else than their turn: they are parked, or what they need is.
+    held: int = 0
+    #: None until there is something to measure.
+    speed: Speed | None = None
+    #: What each provider answered in the last minute.
+    rates: Mapping[str, AnswerRate] = field(default_factory=dict)
+    #: Of tasks at work and of those that ended lately, which are the newest first; what those at
+    #: work ran last. Empty, unless the observer was asked for it.
+    prompts: Mapping[Ref, str] = field(default_factory=dict)
+    commands: Mapping[Ref, str] = field(default_factory=dict)
+    ended: tuple[TaskRow, ...] = ()
+
+    @property
+    def runs(self) -> bool:
+        """Whether a daemon runs."""
+        return self.daemon is not None or self.silent
+
+    @property
+    def spent_today_usd(self) -> float | None:
+        """What is spent today; None where a price is missing, or no daemon says it."""
+        day = self.daemon.day if self.daemon else None
+        return None if day is None or self.today.unpriced_calls else day.spent_usd
+
+    @property
+    def left(self) -> int:
+        """Tasks that have not ended."""
+        return sum(b.tasks - b.finished for b in self.batches)
+
+    @property
+    def queued(self) -> int:
+        """Tasks that have not begun."""
+        return sum(b.queued for b in self.batches)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest takes at this speed, without what is held;
+        None where that cannot be known, or nothing is at work.
+        """
+        if self.speed is None or not self.speed.tasks_a_minute or not self.agents:
+            return None
+        return max(0, self.left - self.held) / self.speed.tasks_a_minute * 60
+
+    @property
+    def providers(self) -> tuple[Provider, ...]:
+        """By name: those that the daemon names, and those that are parked."""
+        shown = self.daemon.providers if self.daemon else {}
+        held: dict[str, list[Parking]] = {name: [] for name in shown}
+        for each in self.parked:
+            if each.scope is Scope.PROVIDER:
+                held.setdefault(each.name, []).append(each)
+        return tuple(
+            Provider(
+                name=name,
+                status=shown.get(name, ProviderStatus()),
+                rate=self.rates.get(name),
+                parked=tuple(why),
+            )
+            for name, why in sorted(held.items())
+        )
+
+
+class Unseen(enum.Enum):
+    """Why no daemon says how it does."""
+
+    #: None runs.
+    ABSENT = enum.auto()
+    #: One does, and does not answer.
+    SILENT = enum.auto()
+
+
+#: What the daemon gets to say how it does: the store says the rest (seconds).
+_PATIENCE_S = 3.0
+
+
+def ask(state: Path) -> DaemonStatus | Unseen:
+    """Return what the daemon says of itself, or why there is nothing to be seen of it."""
+    try:
+        return control.ask(state, control.AskStatus(), timeout_s=_PATIENCE_S)
+    except NoAnswerError:
+        return Unseen.SILENT
+    except NoDaemonError:
+        return Unseen.ABSENT
+
+
+def standing(
+    answer: DaemonStatus | Unseen,
+    reader: StoreReader | None = None,
+    batches: Sequence[BatchRow] = (),
+) -> Status:
+    """Return how things stand, of these batches. Raises ``StoreError``.
+
+    ``reader``: the store; None: there is none yet.
+    """
+    daemon = answer if isinstance(answer, DaemonStatus) else None
+    seen = Status(daemon=daemon, silent=answer is Unseen.SILENT, batches=tuple(batches))
+    if reader is None:
+        return seen
+    rows, parked = reader.running(), reader.parked()
+    said = {each.task: each for each in daemon.running} if daemon else {}
+    agents = tuple(row for row in rows if row.status is TaskStatus.RUNNING)
+    return structs.replace(
+        seen,
+        agents=agents,
+        doing={row.ref: said.get(str(row.ref)) or _stored(row) for row in agents},
+        waiting=tuple(row for row in rows if row.status is TaskStatus.PARKED),
+        parked=parked,
+        idle=reader.read(queries.idle, parked),
+    )
+
+
+def doing(state: Path, row: TaskRow) -> RunningTask:
+    """Return what is done for a running task:
+    as the daemon says, or, where none does, as the store knows.
+    """
+    answer = ask(state)
+    running = answer.running if isinstance(answer, DaemonStatus) else ()
+    return next((each for each in running if each.task == str(row.ref)), _stored(row))
+
+
+def _stored(row: TaskRow) -> RunningTask:
+    return RunningTask(task=str(row.ref), step=last(row.step).then, detail="", since=row.since)
+
+
+#: Of batches that have ended, so many are shown too.
+_ENDED = 10
+
+
+class Observer:
+    """Looks at a spool again and again. A context manager that closes itself."""
+
+    def __init__(self, state: Path, *, lately: int = 0) -> None:
+        """``lately``: so many tasks that ended lately are shown,
+        with prompts and last commands of those at work; 0: nothing of it.
+        """
+        self._state = state
+        self._reader: StoreReader | None = None
+        self._meter = SpeedMeter()
+        self._rates = RateMeter()
+        self._held = HeldMeter()
+        self._glimpses = Glimpses(lately) if lately else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the store."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    @property
+    def reader(self) -> StoreReader:
+        """The store. Raises ``StoreError`` where there is none yet, or none that can be read."""
+        if self._reader is None:
+            self._reader = StoreReader(self._state / "batchd.db")
+        return self._reader
+
+    def look(self) -> Status:
+        """Return how things stand now, with the batches that have not ended, oldest first, and then
+        those that ended last, newest first. Raises ``StoreError`` where the store cannot be read.
+        """
+        answer = ask(self._state)
+        if not (self._state / "batchd.db").exists():
+            self.close()
+            return standing(answer)
+        try:
+            left = self.reader.batches(unpublished=True)[::-1]
+            names = {row.batch.name for row in left}
+            latest = self.reader.batches(limit=_ENDED + len(left))
+            ended = [row for row in latest if row.batch.name not in names]
+            batches = [*left, *ended[:_ENDED]]
+            seen = standing(answer, self.reader, batches)
+            if self._glimpses:
+                self._glimpses.look(self.reader, (*seen.agents, *seen.waiting))
+            today = self.reader.spend((), since=dt.datetime.now(dt.UTC).date())
+            return structs.replace(
+                seen,
+                today=sum((spend.tally for spend in today), Tally()),
+                held=self._held.measure(self.reader, seen.parked, batches),
+                speed=self._meter.measure(self.reader, batches),
+                rates=self._rates.measure(self.reader),
+                prompts=self._glimpses.prompts if self._glimpses else {},
+                commands=self._glimpses.commands if self._glimpses else {},
+                ended=self._glimpses.ended if self._glimpses else (),
+            )
+        except StoreError:
+            self.close()  # another may have been put in its place
+            raise
+
+
+#: Tasks are looked at one by one, of those at work the first: no screen has more lines.
+_MAX_TASKS = 100
+#: What ended longer ago is not lately (seconds).
+_LATELY_S = 6 * 3600.0
+#: Of the time, what counting tasks that wait may take at most, and looking for what ended:
+#: there may be 100,000.
+_SHARE = 0.01
+
+
+class Glimpses:
+    """Looks again and again at the texts of tasks, and remembers."""
+
+    def __init__(self, ended: int) -> None:
+        """``ended``: so many tasks that ended lately are shown."""
+        self._most_ended = ended
+        #: Of tasks at work, and of those that ended lately.
+        self.prompts: Mapping[Ref, str] = {}
+        #: Those, the newest first.
+        self.ended: tuple[TaskRow, ...] = ()
+        #: Each with what it was read at: as long as no more was done, it is the same.
+        self._commands: dict[Ref, tuple[tuple[int, str, int], str]] = {}
+        self._due = 0.0
+
+    @property
+    def commands(self) -> Mapping[Ref, str]:
+        """What each task at work ran last, as people read it."""
+        return {ref: said for ref, (_, said) in self._commands.items()}
+
+    def look(self, reader: StoreReader, at_work: Sequence[TaskRow]) -> None:
+        """Look at these tasks, which are at work, and at the others. Raises ``StoreError``."""
+        begun = time.monotonic()
+        if begun >= self._due:
+            since = time.time() - _LATELY_S
+            self.ended = tuple(reader.read(queries.ended, since, self._most_ended))
+            self._due = begun + (time.monotonic() - begun) / _SHARE
+        rows = at_work[:_MAX_TASKS]
+        self.prompts = {
+            row.ref: self.prompts.get(row.ref) or _prompt(reader, row.ref)
+            for row in (*rows, *self.ended)
+        }
+        self._commands = {row.ref: self._command(reader, row) for row in rows}
+
+    def _command(self, reader: StoreReader, row: TaskRow) -> tuple[tuple[int, str, int], str]:
+        mark = (row.tally.calls, row.step, row.round)
+        known = self._commands.get(row.ref)
+        if known and known[0] == mark:
+            return known
+        call = reader.read(queries.command, row.ref)
+        return mark, " ".join(command(call).split()) if call else ""
+
+
+def _prompt(reader: StoreReader, ref: Ref) -> str:
+    try:
+        return " ".join(reader.prompt(ref).split())
+    except StoreError:  # it was pruned
+        return ""
+
+
+#: How far back speed is measured: long enough for slow tasks,
+#: short enough to show a change (seconds).
+_WINDOW_S = 600.0
+#: How far back the rates of providers are measured: their limits are of a minute (seconds).
+_MINUTE_S = 60.0
+#: Of the minute before the first look, it is known how much was answered by when,
+#: in steps of so many seconds.
+_STEP_S = 5
+#: No speed is shown over a shorter time (seconds).
+_MIN_SPAN_S = 5.0
+
+
+#: What a provider had answered: calls and tokens, by day and provider.
+_Sums: TypeAlias = dict[tuple[str, str], tuple[int, int]]
+
+
+class RateMeter:
+    """Compares each look at the ledger with the ones before;
+    the first, with what journals record of the last minute.
+    """
+
+    def __init__(self) -> None:
+        #: Moments of the monotonic clock, and what was answered by then,
+        #: of this day and the one before.
+        self._samples: deque[tuple[float, _Sums]] = deque()
+
+    def measure(self, reader: StoreReader) -> dict[str, AnswerRate]:
+        """Return the rates of the last minute. Raises ``StoreError``."""
+        now, wall = time.monotonic(), time.time()
+        yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
+        seen = {
+            (row.day, row.provider): (row.tally.calls, row.tally.total_tokens)
+            for row in reader.spend(("day", "provider"), since=yesterday)
+        }
+        if not self._samples:
+            lately = reader.read(queries.answered, wall - _MINUTE_S)
+            for ago in _moments(lately, wall):
+                self._samples.append((now - ago, _before(seen, lately, wall - ago)))
+        self._samples.append((now, seen))
+        while len(self._samples) > 2 and now - self._samples[1][0] > _MINUTE_S:  # first and last
+            self._samples.popleft()
+        began, before = self._samples[0]
+        found: dict[str, AnswerRate] = {}
+        for (day, provider), (calls, tokens) in seen.items():
+            known = before.get((day, provider), (0, 0))
+            rate = found.get(provider, AnswerRate())
+            found[provider] = AnswerRate(
+                rate.calls + (calls - known[0]) / (now - began) * 60,
+                rate.tokens + (tokens - known[1]) / (now - began) * 60,
+            )
+        return found
+
+
+def _moments(lately: Sequence[AnsweredCall], wall: float) -> list[float]:
+    """Return how long ago samples are known of:
+    from when the first of the calls began on, a minute ago at the earliest.
+    """
+    began = min((call.at - call.seconds for call in lately), default=0.0)
+    first = min(_MINUTE_S, max(_MIN_SPAN_S, wall - began))
+    return [first, *(float(ago) for ago in range(int(_MINUTE_S), 0, -_STEP_S) if ago < first)]
+
+
+def _before(seen: _Sums, lately: Sequence[AnsweredCall], at: float) -> _Sums:
+    """Return what had been answered by ``at``, given what is now and what came lately."""
+    sums = dict(seen)
+    for call in lately:
+        if call.at >= at:
+            day = dt.datetime.fromtimestamp(call.at, dt.UTC).date().isoformat()
+            calls, tokens = sums.get((day, call.provider), (0, 0))
+            sums[day, call.provider] = (calls - 1, tokens - call.tokens)
+    return sums
+
+
+class HeldMeter:
+    """Counts the tasks that wait for something else than their turn:
+    not more often than it is worth.
+    """
+
+    def __init__(self) -> None:
+        self._due = 0.0
+        self._known: tuple[Sequence[Parking], int] = ((), 0)
+
+    def measure(
+        self, reader: StoreReader, parked: Sequence[Parking], batches: Sequence[BatchRow]
+    ) -> int:
+        """Return how many there are. Raises ``StoreError``."""
+        given_back = sum(row.parked for row in batches)
+        if not parked:
+            return given_back
+        begun = time.monotonic()
+        if parked != self._known[0] or begun >= self._due:
+            self._known = parked, reader.read(queries.held, parked)
+            self._due = begun + (time.monotonic() - begun) / _SHARE
+        return max(given_back, self._known[1])
+
+
+class SpeedMeter:
+    """Compares each look at the batches with the ones before."""
+
+    def __init__(self) -> None:
+        #: What of each batch was done when it was last seen.
+        self._known: dict[str, WorkDone] = {}
+        #: Moments of the monotonic clock, and all that was done by then.
+        self._samples: deque[tuple[float, WorkDone]] = deque()
+
+    def measure(self, reader: StoreReader, batches: Sequence[BatchRow]) -> Speed | None:
+        """Return the speed up to now; None until there is something to measure.
+
+        Raises ``StoreError``.
+
+        ``batches``: all that have not ended, and some that have; the same kinds each time.
+        """
+        now = time.monotonic()
+        seen = {row.batch.name: _done(row) for row in batches}
+        if self._samples:
+            added = sum((d - self._known.get(n, WorkDone()) for n, d in seen.items()), WorkDone())
+            total = self._samples[-1][1] + added
+        else:
+            self._samples.append(_history(reader, batches, now))
+            total = WorkDone()
+        self._known = seen
+        self._samples.append((now, total))
+        while len(self._samples) > 2 and now - self._samples[1][0] > _WINDOW_S:  # first and last
+            self._samples.popleft()
+        began, before = self._samples[0]
+        if now - began < _MIN_SPAN_S:
+            return None
+        tasks, tokens, usd = (n / (now - began) * 60 for n in astuple(total - before))
+        return Speed(
+            over_s=now - began, tasks_a_minute=tasks, tokens_a_minute=tokens, usd_a_minute=usd
+        )
+
+
+def _history(
+    reader: StoreReader, batches: Sequence[BatchRow], now: float
+) -> tuple[float, WorkDone]:
+    """Return the moment at which the window begins,
+    and minus what was done since then, by tasks at work too.
+    """
+    wall = time.time()
+    oldest = min((row.batch.received_at for row in batches if not row.published_at), default=wall)
+    window = min(_WINDOW_S, max(0.0, wall - oldest))
+    return now - window, WorkDone() - reader.read(queries.done, wall - window)
+
+
+def _done(row: BatchRow) -> WorkDone:
+    return WorkDone(row.finished, row.tally.total_tokens, row.tally.cost_usd or 0.0)
