@@ -174,8 +174,6 @@ def _overview(
     if isinstance(daemon, DaemonStatus):
         for trouble in daemon.troubles:
             formatting.say(*standstill.trouble_lines(trouble))
-        for warned in daemon.retiring:
-            formatting.say(*standstill.retiring(warned))
         formatting.say(*_crowded(daemon))
     formatting.say(*_fetching(daemon), *words.parked_lines(parked, idle))
     if rows:

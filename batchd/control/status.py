@@ -213,7 +213,7 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     #: What waits as a whole, and why.
     parked: tuple[ShownParking, ...] = ()
     troubles: tuple[OpenTrouble, ...] = ()
-    #: Models in use that end soon.
+    #: Filled by version 0.2 alone.
     retiring: tuple[ModelWarning, ...] = ()
     fetching: tuple[Fetching, ...] = ()
     workers: tuple[WorkerStatus, ...] = ()

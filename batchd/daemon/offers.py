@@ -7,15 +7,18 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from batchd import catalog
-from batchd.catalog import ModelListing
 from batchd.daemon.current_config import CurrentConfig
 from batchd.errors import BatchdError
 from batchd.pauses import aside
 from batchd.records import (
     Endpoint,
 )
+
+if TYPE_CHECKING:
+    from batchd.catalog import ModelListing
 
 #: A provider is not asked again within this time, in seconds.
 _FRESH_S = 600.0
@@ -61,17 +64,15 @@ class Offers:
         return "; ".join((message, *self._more(model)))
 
     def _more(self, model: str) -> Iterator[str]:
-        provider = model.partition("/")[0]
-        asked, known = self._asked.get(provider), self._current.config.providers.get(provider)
-        listing = asked.listing if asked else None
-        end, today = catalog.end(model, known.base_url if known else "", listing), catalog.today()
-        if end is not None and end.gone(today):
-            yield end.words(today)
-        near = listing.nearest(model.partition("/")[2]) if listing else ()
-        successors = [end.successor] if end is not None and end.successor else []
-        names = dict.fromkeys((*successors, *(f"{provider}/{name}" for name in near)))
-        names.pop(model, None)  # a list of yesterday has it yet
-        if names:
+        provider, _, own = model.partition("/")
+        asked = self._asked.get(provider)
+        if asked is None or asked.listing is None:
+            return
+        listed, today = asked.listing.find(own), datetime.now(UTC).date()
+        if listed is not None and listed.gone(today):
+            yield listed.end(today)
+        near = (f"{provider}/{name}" for name in asked.listing.nearest(own))
+        if names := [name for name in near if name != model]:  # a list of yesterday has it yet
             yield f"nearest are {', '.join(names)}"
 
 
@@ -81,7 +82,8 @@ async def _in_thread(endpoint: Endpoint) -> ModelListing | None:
     """
 
     def work() -> ModelListing | None:
-        from batchd.catalog.query import ask  # a client for HTTP, which nothing else here needs
+        # It loads a client for HTTP, which nothing else here needs.
+        from batchd.catalog import ModelListing, ask
 
         found = ask(endpoint)
         return found if isinstance(found, ModelListing) else None

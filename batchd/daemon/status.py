@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from batchd import __version__, catalog, decoders, users
+from batchd import __version__, decoders, users
 from batchd.config import Config
 from batchd.control import (
     AskStatus,
@@ -20,7 +20,6 @@ from batchd.control import (
     Checked,
     CheckLine,
     DaemonStatus,
-    ModelWarning,
     ShownParking,
     status,
 )
@@ -97,7 +96,6 @@ class Desk:
         return msgspec.structs.replace(
             self.standing(),
             rows=rows,
-            retiring=tuple(self._ending()),
             running=tuple(
                 status.RunningTask(
                     task=str(a.ref),
@@ -156,21 +154,6 @@ class Desk:
     def trying(self, action: Action) -> Tries:
         """Return what notes that some work fails, and when it works again."""
         return self._store.troubles.trying(action)
-
-    def _ending(self) -> Iterator[ModelWarning]:
-        """Yield the models in use, by tasks that have not ended or by default, that end soon."""
-        config, today = self._current.config, catalog.today()
-        named = {
-            config.agent.model: "[agent] model and its task files",
-            config.evaluation.judge_model: "[evaluation] judge_model",
-        }
-        for model in dict.fromkeys((*named, *sorted(self._lifecycle.models()))):
-            provider = config.providers.get(model.partition("/")[0])
-            end = catalog.end(model, provider.base_url) if provider else None
-            if end is not None and end.due(today):
-                day = end.on.isoformat() if end.on else None
-                fix = f"{end.fix}, in {named.get(model, 'its task files')}"
-                yield ModelWarning(end.model, day, end.words(today), fix)
 
     async def check(self, request: Check) -> Checked:
         """Look at everything, and return what there is to say."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from batchd import __version__, words
-from batchd.control import ModelWarning, OpenTrouble
+from batchd.control import OpenTrouble
 from batchd.log import escape
 from batchd.records import Cause, Parking, Ref, Scope, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
@@ -182,12 +182,6 @@ def trouble_lines(trouble: OpenTrouble) -> Iterator[str]:
     """Yield two lines: what fails since when, and the fix."""
     yield escape(f"Trouble since {moment(trouble.since)}: {what(trouble)}. {trouble.message}")
     yield escape(f"  To go on: {trouble.mend}")
-
-
-def retiring(warned: ModelWarning) -> Iterator[str]:
-    """Yield two lines: which model ends when, and what to do about it."""
-    yield escape(f"Model {warned.message}")
-    yield escape(f"  To go on: {warned.mend}")
 
 
 def differs(version: str) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from batchd import catalog
 from batchd.events import Event, Resumed, Suspended, TaskStarted
 from batchd.records import Price, Reason, Tally, TaskStatus
 from batchd.store.rows import SpendRow, TaskRow
@@ -79,8 +78,6 @@ class Elsewhere:
 
     name: str
     usd: float | None
-    #: Whether its provider has shut it down: the price is its last one.
-    gone: bool = False
     #: Whether the price depends on the moment: it is its dearest one.
     dearest: bool = False
 
@@ -356,18 +353,11 @@ def elsewhere(
         Elsewhere(
             name=name,
             usd=sum(price.cost_of_many(row.tally).total for row in rows) if price else None,
-            gone=_gone(name),
             dearest=price is not None and bool(price.hours),
         )
         for name, price in prices
     )
     return tuple(sorted(found, key=lambda e: (e.usd is None, e.usd or 0.0, e.name)))
-
-
-def _gone(model: str) -> bool:
-    """Return whether a model is off sale today."""
-    end = catalog.end(model)
-    return end is not None and end.gone(catalog.today())
 
 
 def nodes(tasks: TaskColumns) -> tuple[NodeShare, ...]:

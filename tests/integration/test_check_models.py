@@ -18,8 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from batchd import control
-from batchd.catalog import ModelListing
-from batchd.catalog.query import NoListing, ask, keeps_from_strangers
+from batchd.catalog import ModelListing, NoListing, ask, keeps_from_strangers
 from batchd.errors import UsageError
 from batchd.llm.model_client import DIALECTS
 from batchd.records import Endpoint
@@ -84,26 +83,6 @@ def test_a_shutdown_date_in_the_list_is_a_warning_in_time(
         line = _checked(spool)["agent model"]
     assert line["verdict"] == verdict
     assert (_day(days) in line["detail"]) == (verdict != "ok")
-
-
-def test_an_older_config_learns_which_of_its_names_are_retired(spool: Spool) -> None:
-    """Without asking anybody, from the table: agent and judge."""
-    (spool.folder / "config.toml").write_text(
-        '[agent]\nmodel = "openai/gpt-4"\n[evaluation]\njudge_model = "anthropic/claude-3-opus"\n'
-    )
-    done = spool.batchd("check", "--offline", "--json")
-    lines = [line for line in json.loads(done.stdout) if "shut down" in line["detail"]]
-    found = {
-        line["what"]: (line["verdict"], line["detail"].split()[0], line["mend"]) for line in lines
-    }
-    assert found == {
-        "agent model": ("failed", "openai/gpt-4", "set [agent] model: take openai/gpt-6.1-sol"),
-        "judge model": (
-            "failed",
-            "anthropic/claude-3-opus",
-            "set [evaluation] judge_model: take anthropic/claude-opus-5-5",
-        ),
-    }
 
 
 @contextlib.contextmanager

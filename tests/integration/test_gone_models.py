@@ -20,7 +20,6 @@ from batchd import config, control, words
 from batchd.daemon import Daemon
 from batchd.daemon.listeners import Listener
 from batchd.errors import UsageError
-from batchd.observe import standstill
 from batchd.records import Parking
 from batchd.spool import taskfile
 from batchd.store.queries import StoreReader
@@ -319,30 +318,6 @@ def test_a_judge_that_is_gone_holds_what_it_judges(tmp_path: Path) -> None:
                 await _done(daemon, "b", "b-2")
         assert {r["status"] for r in results(tmp_path, "b")} == {"cancelled"}
         assert {r["status"] for r in results(tmp_path, "b-2")} == {"completed"}
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("of", ["default", "task"])
-def test_status_names_models_in_use_that_end(tmp_path: Path, of: str) -> None:
-    """The default's, or a waiting task's, by the table, with what to take instead and where;
-    not what is not used.
-    """
-    default = "gpt-4" if of == "default" else "gpt-6.1-sol"
-
-    async def scenario() -> None:
-        (tmp_path / "config.toml").write_text(f'[agent]\nmodel = "openai/{default}"\n')
-        async with Daemon(config.load(tmp_path / "config.toml", {})) as daemon:
-            if of == "task":
-                assert (await _ask(tmp_path, "status"))["retiring"] == []
-                await _ask(tmp_path, "pause", scope="all")
-                await daemon.submit("b.json", _tasks(1, model="openai/gpt-4"))
-            (first,) = (await _ask(tmp_path, "status"))["retiring"]
-        assert (first["model"], first["on"]) == ("openai/gpt-4", "2026-10-23")
-        shown = "\n".join(standstill.retiring(control.ModelWarning(**first)))
-        assert "Model openai/gpt-4 was shut down on 2026-10-23" in shown
-        where = "[agent] model and its task files" if of == "default" else "its task files"
-        assert f"take openai/gpt-6.1-sol, in {where}" in shown
 
     asyncio.run(scenario())
 

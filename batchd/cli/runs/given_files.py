@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
 from pathlib import Path
 from typing import Any
 
-from batchd import catalog, config, pricing
+from batchd import config, pricing
 from batchd.cli.display import formatting
 from batchd.errors import TaskFileError, UsageError
 from batchd.log import escape
@@ -15,6 +16,9 @@ from batchd.pricing import Prices
 from batchd.records import Task
 from batchd.spool import decoding, taskfile
 from batchd.words import listed
+
+#: What is longer is no model's name, and takes long to compare.
+_MAX_NAME_CHARS = 300
 
 
 def read_file(name: str, settings: config.Config) -> bytes:
@@ -132,7 +136,9 @@ def _doubt(model: str, settings: config.Config) -> str:
         return ""
     prefix = f"{provider}/"
     used = [each.removeprefix(prefix) for each in named if each.startswith(prefix)]
-    near = catalog.nearest(own, [*used, *pricing.names(provider, base_url)])
+    near = difflib.get_close_matches(
+        own[:_MAX_NAME_CHARS], [*used, *pricing.names(provider, base_url)]
+    )
     if not near:
         return ""
     meant = listed([f"{provider}/{each}" for each in near])

@@ -12,11 +12,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
-from batchd import catalog, config, free_room, sandbox, silent_paths, telemetry
-from batchd.catalog import ModelListing
-from batchd.catalog.query import NoListing, ask, keeps_from_strangers
+from batchd import config, free_room, sandbox, silent_paths, telemetry
+from batchd.catalog import ModelListing, NoListing, ask, keeps_from_strangers
 from batchd.config import operator_files, providers
 from batchd.config.providers import APIS, model_problem
 from batchd.control import CheckLine, LineVerdict
@@ -391,21 +391,17 @@ def _model(
         return  # said above
     key = _KEYS.get(role, "another model in the task files, or `batchd retry --model`")
     what, listing = f"{role} model" if role in _KEYS else "task model", lists.get(name)
-    today = catalog.today()
-    end = catalog.end(model, provider.base_url, listing)
+    found, today = listing.find(own) if listing else None, datetime.now(UTC).date()
     if listing is not None and not listing.has(own):
         near = [f"{name}/{each}" for each in listing.nearest(own)]
-        fixes = [f"do you mean {listed(near)}?"] if near else []
-        fixes += [end.fix] if end and end.successor else []
+        fix = f"do you mean {listed(near)}?" if near else "take one that it lists"
         said = f"provider {name} has no model {own}"
-        said += f": {end.words(today)}" if end else ""
-        yield CheckLine(
-            "failed", what, said, f"set {key}: {' '.join(fixes) or 'take one that it lists'}"
-        )
-    elif end is not None and end.due(today):
-        verdict: LineVerdict = "failed" if end.gone(today) else "note"
-        yield CheckLine(verdict, what, end.words(today), f"set {key}: {end.fix}")
-    elif listing is not None and listing.find(own) is not None:
+        said += f": {found.end(today)}" if found else ""
+        yield CheckLine("failed", what, said, f"set {key}: {fix}")
+    elif found is not None and found.due(today):
+        verdict: LineVerdict = "failed" if found.gone(today) else "note"
+        yield CheckLine(verdict, what, found.end(today), f"set {key}: take another model")
+    elif found is not None:
         yield CheckLine("ok", what, f"{model} is there")
     else:
         if listing is None:

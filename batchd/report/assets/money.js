@@ -37,7 +37,7 @@ const Money = (() => {
     if (!others.length) return null;
     const known = !total.unpriced_calls, own = { name: "this report", usd: known ? total.usd : null, own: true };
     const rows = [...others, own].sort((a, b) => (a.usd === null) - (b.usd === null) || a.usd - b.usd).map(o => ({
-      name: o.gone ? `${o.name}, off sale` : o.dearest ? `${o.name}, at its dearest` : o.name, own: o.own, bar: [[o.own ? "accent" : "muted", o.usd || 0]],
+      name: o.dearest ? `${o.name}, at its dearest` : o.name, own: o.own, bar: [[o.own ? "accent" : "muted", o.usd || 0]],
       cells: [o.own || o.usd === null || !known || !total.usd ? "" : ratio(o.usd / total.usd), Words.money(o.usd)],
     }));
     return el("div", {}, el("h3", { text: "The same tokens elsewhere" }), bars("The same tokens with other models", ["Model", "Ratio", "Cost"], rows));
