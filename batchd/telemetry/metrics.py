@@ -1,7 +1,6 @@
 """Metrics: hears what the daemon does, counts it, and shows the figures by ``metrics_server``.
 
-Counters and histograms have what is bound beforehand, so that an event costs a few additions;
-gauges are asked of the daemon whenever somebody looks.
+Counters and histograms begin with the daemon; gauges are asked of it whenever somebody looks.
 """
 
 from __future__ import annotations
@@ -9,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import collections
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TypeAlias, get_args
 
 import msgspec
 import prometheus_client
@@ -42,7 +41,6 @@ from batchd.records import (
     Batch,
     FailureKind,
     ModelSetup,
-    Price,
     Purpose,
     Ref,
     Scope,
@@ -52,9 +50,6 @@ from batchd.records import (
 from batchd.store.store import Store
 from batchd.telemetry.metrics_server import MetricsServer
 
-if TYPE_CHECKING:
-    pass
-
 #: Models that are distinguished; task files name them,
 #: and a file that makes names up must not fill any memory.
 _MODELS = 500
@@ -62,28 +57,55 @@ _MODELS = 500
 _MAX_NAME_CHARS = 100
 #: What all further ones are called, and those of longer names, and all tools that there are not.
 _OTHER = "other"
+_MODEL, _CALL = ("provider", "model"), ("provider", "model", "purpose")
+#: Counters: their meanings and labels.
+_COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "model_calls": ("Requests to models with an outcome.", (*_CALL, "outcome")),
+    "model_failures": (
+        "Requests that brought no answer, by what went wrong; rate_limited is HTTP 429.",
+        (*_MODEL, "kind"),
+    ),
+    "tokens": ("Tokens, as the provider counts them.", (*_CALL, "kind")),
+    "cached_input_tokens": ("Of the input tokens, those read from the prompt cache.", _CALL),
+    "reasoning_tokens": ("Of the output tokens, those spent on reasoning.", _CALL),
+    "cost_usd": ("What answers cost, in US dollars.", _CALL),
+    "unpriced_calls": ("Answers without a known price.", _CALL),
+    "tasks_finished": ("Tasks with a result, by how they ended.", ("status", "reason")),
+    "tasks_suspended": ("Tasks that gave their slot back: parked or drained.", ("cause",)),
+    "unsettled_calls": (
+        "Of finished tasks, calls that may have been paid without an answer.",
+        (),
+    ),
+    "unsettled_cost_usd": ("What these cost at most, in US dollars.", ()),
+    "task_parked_seconds": ("What finished tasks spent parked.", ()),
+    "tool_calls": ("Tool calls, by what became of them.", ("tool", "outcome")),
+    "evaluations": ("Verdicts on rounds of work.", ("by", "verdict")),
+    "compactions": ("Conversations that were shortened to fit.", ()),
+    "network_refusals": ("Hosts that commands might not reach.", ()),
+    "items_removed": ("Items of earlier answers that providers left out.", ()),
+    "batches": ("Task files, by what became of them.", ("outcome",)),
+    "worker_deaths": ("Workers that ended with tasks, or never came up.", ()),
+}
 #: From a cached answer to a thinking model's; from a look at a file to a test suite.
 _CALL_S = (0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
 _TOOL_S = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 120, 600)
 _TASK_S = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400)
-_CALL = ("provider", "model", "purpose")
-#: What ``status`` shows of a provider, as a metric.
-_PROVIDER = {
-    "under_way": ("model_calls_in_flight", "Requests that wait for their answers."),
-    "waiting": ("model_calls_waiting", "Requests that wait for their turn."),
-    "concurrent": ("model_calls_limit", "How many may be under way at a time."),
-    "paused_s": (
-        "provider_pause_seconds",
-        "How long the provider asks everybody to wait, from now.",
+#: Histograms: their meanings, labels and buckets.
+_HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
+    "model_call_seconds": ("From a request to the last byte of its answer.", _MODEL, _CALL_S),
+    "model_call_wait_seconds": (
+        "What requests waited for their turn: limits of rate and of calls at a time, backoffs.",
+        ("provider",),
+        _CALL_S,
     ),
-}
-_DAY = {
-    "limit_usd": ("day_budget_usd", "The day's budget, in UTC; 0: none."),
-    "spent_usd": ("day_spent_usd", "What was spent today; what may have been paid counts."),
-    "reserved_usd": ("day_reserved_usd", "Set aside for calls under way."),
+    "task_queue_seconds": ("From a task's arrival to its first start.", (), _TASK_S),
+    "task_run_seconds": ("A task's time at work, by how it ended.", ("status",), _TASK_S),
+    "tool_seconds": ("How long tools ran.", ("tool",), _TOOL_S),
 }
 #: A model may call tools whatever it likes.
 _TOOLS = frozenset(get_args(ToolName))
+#: A gauge of the moment: its name, meaning and labels, and its samples by their labels' values.
+_Gauge: TypeAlias = tuple[str, str, tuple[str, ...], Iterable[tuple[tuple[str, ...], float]]]
 
 
 class _Usage(msgspec.Struct):
@@ -115,11 +137,10 @@ _RESULT: msgspec.json.Decoder[_Result] = decoders.decoder(_Result)
 class _Active:
     """A task that a worker works on."""
 
-    model: ModelSetup
-    judge: ModelSetup
-    #: Its latest call: what counts it, and what it costs.
-    series: CallSeries | None = None
-    price: Price | None = None
+    terms: Terms
+    #: The latest call: what it is for, and its model.
+    purpose: Purpose = Purpose.AGENT
+    setup: ModelSetup | None = None
 
 
 class Metrics(Listener):
@@ -127,43 +148,73 @@ class Metrics(Listener):
 
     def __init__(self, config: MetricsSection) -> None:
         self._config = config
-        self._counts = Counters()
         self._active: dict[Ref, _Active] = {}
+        #: Those that are distinguished.
+        self._models: set[str] = set()
+        #: Those whose figures have begun: provider, model, purpose.
+        self._begun: set[tuple[str, ...]] = set()
         self._server: MetricsServer | None = None
+        # Of no use to Prometheus, and half as many lines again.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        about = "The version of batchd, and of Python."
+        build = Gauge("batchd_build_info", about, ("version", "python"), registry=registry)
+        build.labels(__version__, platform.python_version()).set(1)
+        self._counters = {
+            name: Counter(f"batchd_{name}", meaning, labels, registry=registry)
+            for name, (meaning, labels) in _COUNTERS.items()
+        }
+        self._histograms = {
+            name: Histogram(f"batchd_{name}", meaning, labels, registry=registry, buckets=buckets)
+            for name, (meaning, labels, buckets) in _HISTOGRAMS.items()
+        }
+        # Else the first of each would be no increase.
+        for outcome in ("received", "rejected", "finished"):
+            self._add("batches", outcome, by=0)
+        for cause in ("park", "drain"):
+            self._add("tasks_suspended", cause, by=0)
 
     def opened(self, desk: StatusDesk, _store: Store) -> None:
         """Begin to serve."""
         line = LoopLink(desk, Action.METRICS_TROUBLE)
-        registry = self._counts.registry
-        registry.register(StandingCollector(line.standing))
-        self._server = MetricsServer(self._config.address, self._config.hosts, registry, line)
+        self.registry.register(StandingCollector(line.standing))
+        self._server = MetricsServer(self._config.address, self._config.hosts, self.registry, line)
 
     async def close(self) -> None:
         """End the server."""
         if self._server is not None:
             await asyncio.to_thread(self._server.close)
 
+    def _add(self, name: str, *labels: str, by: float = 1) -> None:
+        counter = self._counters[name]
+        (counter.labels(*labels) if labels else counter).inc(by)
+
+    def _observe(self, name: str, seconds: float, *labels: str) -> None:
+        histogram = self._histograms[name]
+        (histogram.labels(*labels) if labels else histogram).observe(seconds)
+
     # What the daemon reports
 
     def batch_received(self, batch: Batch, tasks: Sequence[Task]) -> None:
         """Count it."""
-        self._counts.batches.labels("received").inc()
+        self._add("batches", "received")
 
     def batch_rejected(self, batch: Batch, problems: Sequence[Problem]) -> None:
         """Count it."""
-        self._counts.batches.labels("rejected").inc()
+        self._add("batches", "rejected")
 
     def batch_finished(self, batch: Batch, summary: str) -> None:
         """Count it."""
-        self._counts.batches.labels("finished").inc()
+        self._add("batches", "finished")
 
     def worker_died(self, cause: str) -> None:
         """Count it."""
-        self._counts.deaths.inc()
+        self._add("worker_deaths")
 
     def task_dispatched(self, ref: Ref, batch: Batch, terms: Terms) -> None:
         """Remember which models its calls go to."""
-        self._active[ref] = _Active(terms.model, terms.judge)
+        self._active[ref] = _Active(terms)
 
     def task_event(self, ref: Ref, event: Event) -> None:
         """Count what the event records."""
@@ -174,207 +225,74 @@ class Metrics(Listener):
 
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
         """Count a result."""
-        counts, result = self._counts, _RESULT.decode(finished.result)
+        result = _RESULT.decode(finished.result)
         status, reason = finished.status.value, finished.reason.value if finished.reason else ""
-        counts.tasks.labels(status, reason).inc()
-        counts.run_s.labels(status).observe(result.timing.run_s)
-        counts.queued_s.observe(result.timing.queued_s)
-        counts.parked_s.inc(result.timing.parked_s)
-        counts.unsettled_calls.inc(result.usage.unsettled_calls)
-        counts.unsettled_usd.inc(result.cost.unsettled or 0.0)
+        self._add("tasks_finished", status, reason)
+        self._observe("task_run_seconds", result.timing.run_s, status)
+        self._observe("task_queue_seconds", result.timing.queued_s)
+        self._add("task_parked_seconds", by=result.timing.parked_s)
+        self._add("unsettled_calls", by=result.usage.unsettled_calls)
+        self._add("unsettled_cost_usd", by=result.cost.unsettled or 0.0)
 
     # What events record
 
     def _count(self, active: _Active, event: Event) -> None:
-        counts, series = self._counts, active.series
+        setup = active.setup
         match event:
             case CallStarted():
-                setup = active.judge if event.purpose is Purpose.JUDGE else active.model
-                active.series, active.price = counts.series(setup, event.purpose), setup.price
-                active.series.waited.observe(max(0.0, event.waited_s))
+                terms = active.terms
+                setup = terms.judge if event.purpose is Purpose.JUDGE else terms.model
+                active.setup, active.purpose = setup, event.purpose
+                self._begin(setup, event.purpose)
+                self._observe("model_call_wait_seconds", max(0.0, event.waited_s), setup.provider)
             case CallAnswered():
-                if event.answer.removed:
-                    counts.removed_items.inc(len(event.answer.removed))
-                if series is not None:
-                    series.paid(event, active.price)
-            case CallFailed() if series is not None:
-                series.lost(event.failure.kind)
+                self._add("items_removed", by=len(event.answer.removed))
+                if setup is not None:
+                    self._count_answer(setup, active.purpose, event)
+            case CallFailed() if setup is not None:
+                model = self._named(setup)
+                self._add("model_calls", *model, active.purpose, "failed")
+                self._add("model_failures", *model, event.failure.kind)
             case ToolRan():
                 tool = event.call.name if event.call.name in _TOOLS else _OTHER
-                counts.tools.labels(tool, event.outcome).inc()
-                counts.tool_s.labels(tool).observe(event.seconds)
-                counts.refused_hosts.inc(len(event.refused))
+                self._add("tool_calls", tool, event.outcome)
+                self._observe("tool_seconds", event.seconds, tool)
+                self._add("network_refusals", by=len(event.refused))
             case RoundEvaluated():
                 verdict = "done" if event.evaluation.done else "not_done"
-                counts.evaluations.labels(event.evaluation.by, verdict).inc()
-                counts.refused_hosts.inc(len(event.refused))
+                self._add("evaluations", event.evaluation.by, verdict)
+                self._add("network_refusals", by=len(event.refused))
             case Compacted():
-                counts.compactions.inc()
+                self._add("compactions")
             case Suspended():
-                counts.suspensions.labels(event.cause).inc()
+                self._add("tasks_suspended", event.cause)
 
+    def _begin(self, setup: ModelSetup, purpose: Purpose) -> None:
+        """Begin the figures of a model at 0: else the first of each would be no increase."""
+        if len(self._models) < _MODELS and len(setup.name) <= _MAX_NAME_CHARS:
+            self._models.add(setup.name)
+        model = self._named(setup)
+        if (*model, purpose) not in self._begun:
+            self._begun.add((*model, purpose))
+            for outcome in ("answered", "failed"):
+                self._add("model_calls", *model, purpose, outcome, by=0)
+            for kind in FailureKind:
+                self._add("model_failures", *model, kind, by=0)
 
-@dataclass(slots=True, eq=False)
-class CallSeries:
-    """The counts of the calls to one model for one purpose."""
+    def _named(self, setup: ModelSetup) -> tuple[str, str]:
+        return setup.provider, setup.model if setup.name in self._models else _OTHER
 
-    answered: Counter
-    failed: Counter
-    #: By what went wrong.
-    failures: Mapping[FailureKind, Counter]
-    unpriced: Counter
-    input: Counter
-    output: Counter
-    cached: Counter
-    reasoning: Counter
-    usd: Counter
-    seconds: Histogram
-    waited: Histogram
-
-    def paid(self, event: CallAnswered, price: Price | None) -> None:
-        """Count an answer."""
-        answer, usage, cost = event.answer, event.answer.usage, event.paid(price)
-        self.answered.inc()
-        self.seconds.observe(answer.seconds)
-        self.input.inc(usage.input_tokens)
-        self.output.inc(usage.output_tokens)
-        if usage.cached_input_tokens:
-            self.cached.inc(usage.cached_input_tokens)
-        if usage.reasoning_tokens:
-            self.reasoning.inc(usage.reasoning_tokens)
-        if cost is None:
-            self.unpriced.inc()
-        else:
-            self.usd.inc(cost.total)
-
-    def lost(self, kind: FailureKind) -> None:
-        """Count a request that brought no answer."""
-        self.failed.inc()
-        self.failures[kind].inc()
-
-
-class Counters:
-    """The counts since the daemon started."""
-
-    def __init__(self) -> None:
-        # Of no use to Prometheus, and half as many lines again.
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self._series: dict[tuple[str, Purpose], CallSeries] = {}
-        self._models: set[str] = set()
-        self._name_calls()
-        self._name_tasks()
-        meaning = "The version of batchd, and of Python."
-        build = Gauge("batchd_build_info", meaning, ("version", "python"), registry=self.registry)
-        build.labels(__version__, platform.python_version()).set(1)
-
-    def _counter(self, name: str, meaning: str, labels: tuple[str, ...] = ()) -> Counter:
-        return Counter(f"batchd_{name}", meaning, labels, registry=self.registry)
-
-    def _histogram(
-        self, name: str, meaning: str, labels: tuple[str, ...], buckets: tuple[float, ...]
-    ) -> Histogram:
-        return Histogram(f"batchd_{name}", meaning, labels, registry=self.registry, buckets=buckets)
-
-    def _name_calls(self) -> None:
-        counter, histogram = self._counter, self._histogram
-        self._calls = counter(
-            "model_calls", "Requests to models with an outcome.", (*_CALL, "outcome")
-        )
-        self._failures = counter(
-            "model_failures",
-            "Requests that brought no answer, by what went wrong; rate_limited is HTTP 429.",
-            ("provider", "model", "kind"),
-        )
-        self._tokens = counter("tokens", "Tokens, as the provider counts them.", (*_CALL, "kind"))
-        self._cached = counter(
-            "cached_input_tokens", "Of the input tokens, those read from the prompt cache.", _CALL
-        )
-        self._reasoning = counter(
-            "reasoning_tokens", "Of the output tokens, those spent on reasoning.", _CALL
-        )
-        self._usd = counter("cost_usd", "What answers cost, in US dollars.", _CALL)
-        self._unpriced = counter("unpriced_calls", "Answers without a known price.", _CALL)
-        self._seconds = histogram(
-            "model_call_seconds",
-            "From a request to the last byte of its answer.",
-            ("provider", "model"),
-            _CALL_S,
-        )
-        self._waited = histogram(
-            "model_call_wait_seconds",
-            "What requests waited for their turn: limits of rate and of calls at a time, backoffs.",
-            ("provider",),
-            _CALL_S,
-        )
-
-    def _name_tasks(self) -> None:
-        counter, histogram = self._counter, self._histogram
-        self.tasks = counter(
-            "tasks_finished", "Tasks with a result, by how they ended.", ("status", "reason")
-        )
-        self.suspensions = counter(
-            "tasks_suspended", "Tasks that gave their slot back: parked or drained.", ("cause",)
-        )
-        self.unsettled_calls = counter(
-            "unsettled_calls", "Of finished tasks, calls that may have been paid without an answer."
-        )
-        self.unsettled_usd = counter(
-            "unsettled_cost_usd", "What these cost at most, in US dollars."
-        )
-        self.queued_s = histogram(
-            "task_queue_seconds", "From a task's arrival to its first start.", (), _TASK_S
-        )
-        self.run_s = histogram(
-            "task_run_seconds", "A task's time at work, by how it ended.", ("status",), _TASK_S
-        )
-        self.parked_s = counter("task_parked_seconds", "What finished tasks spent parked.")
-        self.tools = counter(
-            "tool_calls", "Tool calls, by what became of them.", ("tool", "outcome")
-        )
-        self.tool_s = histogram("tool_seconds", "How long tools ran.", ("tool",), _TOOL_S)
-        self.evaluations = counter("evaluations", "Verdicts on rounds of work.", ("by", "verdict"))
-        self.compactions = counter("compactions", "Conversations that were shortened to fit.")
-        self.refused_hosts = counter("network_refusals", "Hosts that commands might not reach.")
-        self.removed_items = counter(
-            "items_removed", "Items of earlier answers that providers left out."
-        )
-        self.batches = counter("batches", "Task files, by what became of them.", ("outcome",))
-        self.deaths = counter("worker_deaths", "Workers that ended with tasks, or never came up.")
-        # Else the first of each would be no increase.
-        for outcome in ("received", "rejected", "finished"):
-            self.batches.labels(outcome)
-        for cause in ("park", "drain"):
-            self.suspensions.labels(cause)
-
-    def series(self, setup: ModelSetup, purpose: Purpose) -> CallSeries:
-        """Return what counts the calls to a model."""
-        known = self._series.get((setup.name, purpose))
-        if known is None:
-            if len(self._models) < _MODELS and len(setup.name) <= _MAX_NAME_CHARS:
-                self._models.add(setup.name)
-            model = setup.model if setup.name in self._models else _OTHER
-            call = (setup.provider, model, purpose.value)
-            known = CallSeries(
-                answered=self._calls.labels(*call, "answered"),
-                failed=self._calls.labels(*call, "failed"),
-                failures={
-                    kind: self._failures.labels(setup.provider, model, kind.value)
-                    for kind in FailureKind
-                },
-                unpriced=self._unpriced.labels(*call),
-                input=self._tokens.labels(*call, "input"),
-                output=self._tokens.labels(*call, "output"),
-                cached=self._cached.labels(*call),
-                reasoning=self._reasoning.labels(*call),
-                usd=self._usd.labels(*call),
-                seconds=self._seconds.labels(setup.provider, model),
-                waited=self._waited.labels(setup.provider),
-            )
-            if setup.name in self._models:
-                self._series[setup.name, purpose] = known
-        return known
+    def _count_answer(self, setup: ModelSetup, purpose: Purpose, event: CallAnswered) -> None:
+        model, usage, cost = self._named(setup), event.answer.usage, event.paid(setup.price)
+        call = (*model, purpose)
+        self._add("model_calls", *call, "answered")
+        self._observe("model_call_seconds", event.answer.seconds, *model)
+        self._add("tokens", *call, "input", by=usage.input_tokens)
+        self._add("tokens", *call, "output", by=usage.output_tokens)
+        self._add("cached_input_tokens", *call, by=usage.cached_input_tokens)
+        self._add("reasoning_tokens", *call, by=usage.reasoning_tokens)
+        self._add("unpriced_calls", *call, by=cost is None)
+        self._add("cost_usd", *call, by=cost.total if cost else 0.0)
 
 
 class StandingCollector(Collector):
@@ -385,62 +303,56 @@ class StandingCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield them, all of one moment."""
-        now = self._ask()
-        if now is None:
-            return
-        tasks = _gauge("tasks", "Tasks that have not ended.", "status")
-        tasks.add_metric(["queued"], now.tasks.queued)
-        tasks.add_metric(["running"], now.tasks.running)
-        tasks.add_metric(["parked"], now.tasks.parked)
-        yield tasks
-        yield _gauge(
-            "batches_open", "Batches whose summary is still to come.", value=now.batches.open
-        )
-        yield _gauge("agents_busy", "Agents at work.", value=now.tasks.running)
-        yield _gauge("agent_slots", "Agents that can be at work at once.", value=now.slots)
-        yield _gauge("workers", "Worker processes.", value=len(now.workers))
-        memory = sum(worker.rss for worker in now.workers)
-        yield _gauge("workers_resident_memory_bytes", "Their memory.", value=memory)
-        yield from _nodes(now)
-        yield _gauge("draining", "1 while the daemon ends.", value=now.draining)
-        yield from _providers(now)
-        day = msgspec.structs.asdict(now.day) if now.day else {}
-        for key, (name, meaning) in _DAY.items():
-            yield _gauge(name, meaning, value=day[key])
-        troubles = _gauge("troubles", "What the daemon cannot do at this time.", "what")
-        for what, count in collections.Counter(each.what for each in now.troubles).items():
-            troubles.add_metric([what], count)
-        yield troubles
+        if now := self._ask():
+            for name, meaning, labels, samples in _gauges(now):
+                gauge = GaugeMetricFamily(f"batchd_{name}", meaning, labels=labels)
+                for values, value in samples:
+                    gauge.add_metric(values, value)
+                yield gauge
 
 
-def _nodes(now: DaemonStatus) -> Iterator[GaugeMetricFamily]:
-    workers = _gauge("node_workers", "Worker processes on another machine.", "node")
-    tasks = _gauge("node_agents_busy", "Agents at work there.", "node")
-    for node, count in collections.Counter(w.node for w in now.workers if w.node).items():
-        workers.add_metric([node], count)
-        tasks.add_metric([node], sum(w.tasks for w in now.workers if w.node == node))
-    yield from (workers, tasks)
+def _gauges(now: DaemonStatus) -> Iterator[_Gauge]:
+    tasks, day, workers = now.tasks, now.day, now.workers
+    single: dict[str, tuple[str, float]] = {
+        "batches_open": ("Batches whose summary is still to come.", now.batches.open),
+        "agents_busy": ("Agents at work.", tasks.running),
+        "agent_slots": ("Agents that can be at work at once.", now.slots),
+        "workers": ("Worker processes.", len(workers)),
+        "workers_resident_memory_bytes": ("Their memory.", sum(w.rss for w in workers)),
+        "draining": ("1 while the daemon ends.", now.draining),
+    }
+    if day is not None:
+        spent = "What was spent today; what may have been paid counts."
+        single |= {
+            "day_budget_usd": ("The day's budget, in UTC; 0: none.", day.limit_usd),
+            "day_spent_usd": (spent, day.spent_usd),
+            "day_reserved_usd": ("Set aside for calls under way.", day.reserved_usd),
+        }
+    for name, (meaning, value) in single.items():
+        yield name, meaning, (), [((), value)]
+    standing = {"queued": tasks.queued, "running": tasks.running, "parked": tasks.parked}
+    yield _counted("tasks", "Tasks that have not ended.", "status", standing)
+    there = collections.Counter(worker.node for worker in workers if worker.node)
+    busy = {node: sum(w.tasks for w in workers if w.node == node) for node in there}
+    yield _counted("node_workers", "Worker processes on another machine.", "node", there)
+    yield _counted("node_agents_busy", "Agents at work there.", "node", busy)
+    for name, meaning, key in (
+        ("model_calls_in_flight", "Requests that wait for their answers.", "under_way"),
+        ("model_calls_waiting", "Requests that wait for their turn.", "waiting"),
+        ("model_calls_limit", "How many may be under way at a time.", "concurrent"),
+        ("provider_pause_seconds", "How long the provider asks everybody to wait.", "paused_s"),
+    ):
+        figures = {p: msgspec.structs.asdict(of)[key] for p, of in now.providers.items()}
+        yield _counted(name, meaning, "provider", figures)
+    parked = [((p.name, p.cause), 1.0) for p in now.parked if p.scope == Scope.PROVIDER]
+    meaning = "1 while nothing is sent to it, and why."
+    yield "provider_parked", meaning, ("provider", "cause"), parked
+    scopes = collections.Counter(str(parking.scope) for parking in now.parked)
+    by_scope = {scope.value: scopes[scope] for scope in Scope}
+    yield _counted("parkings", "Things that wait as a whole, by what they are.", "scope", by_scope)
+    troubles = collections.Counter(each.what for each in now.troubles)
+    yield _counted("troubles", "What the daemon cannot do at this time.", "what", troubles)
 
 
-def _providers(now: DaemonStatus) -> Iterator[GaugeMetricFamily]:
-    for key, (name, meaning) in _PROVIDER.items():
-        gauge = _gauge(name, meaning, "provider")
-        for provider, figures in now.providers.items():
-            gauge.add_metric([provider], msgspec.structs.asdict(figures)[key])
-        yield gauge
-    parked = _gauge(
-        "provider_parked", "1 while nothing is sent to it, and why.", "provider", "cause"
-    )
-    for parking in now.parked:
-        if parking.scope == Scope.PROVIDER:
-            parked.add_metric([parking.name, parking.cause], 1)
-    yield parked
-    parkings = _gauge("parkings", "Things that wait as a whole, by what they are.", "scope")
-    counts = collections.Counter(parking.scope for parking in now.parked)
-    for scope in Scope:
-        parkings.add_metric([scope.value], counts[scope])
-    yield parkings
-
-
-def _gauge(name: str, meaning: str, *labels: str, value: float | None = None) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"batchd_{name}", meaning, labels=labels or None, value=value)
+def _counted(name: str, meaning: str, label: str, values: Mapping[str, float]) -> _Gauge:
+    return name, meaning, (label,), [((key,), value) for key, value in values.items()]

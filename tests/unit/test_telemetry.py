@@ -106,7 +106,7 @@ def test_names_that_are_made_up_fill_no_memory() -> None:
             counted.task_event(ref, call)
             event = CallAnswered(at=2.0, purpose=Purpose.AGENT, answer=answer)
             counted.task_event(ref, event)
-    [tokens] = [f for f in counted._counts.registry.collect() if f.name == "batchd_tokens"]
+    [tokens] = [f for f in counted.registry.collect() if f.name == "batchd_tokens"]
     read = [s for s in tokens.samples if s.labels.get("kind") == "input"]
     assert len(read) == 501
     assert sum(s.value for s in read) == 700 * 2 * 3
