@@ -73,47 +73,39 @@ class _Budgets:
 
     def __init__(self, files: Sequence[CheckedFile], day_usd: float, spent_usd: float) -> None:
         """``spent_usd``: today, up to now."""
-        tasks = [task.limits.max_cost_usd for file in files for task in file.tasks]
-        self._count = len(tasks)
-        self._tasks = sorted(usd for usd in tasks if usd)
-        self._batches = {file.name: file.budget_usd for file in files}
+        self._tasks = [task.limits.max_cost_usd for file in files for task in file.tasks]
+        self._batches = {file.name: file.budget_usd or None for file in files}
         self.day_usd = day_usd
         self.left_usd = max(0.0, day_usd - spent_usd)
 
     def __bool__(self) -> bool:
-        return bool(self._tasks or any(self._batches.values()) or self.day_usd)
+        return any((*self._tasks, *self._batches.values(), self.day_usd))
 
     def fields(self) -> dict[str, Any]:
         """Return them for programs; None: there is none."""
         return {
-            "tasks_with_limit": len(self._tasks),
-            "batches_usd": {name: usd or None for name, usd in self._batches.items()},
+            "tasks_with_limit": sum(map(bool, self._tasks)),
+            "batches_usd": self._batches,
             "day_usd": self.day_usd or None,
             "left_today_usd": self.left_usd if self.day_usd else None,
         }
 
     def line(self) -> str:
         """Return them in words."""
+        limited = sorted(filter(None, self._tasks))
+        task = " to ".join(dict.fromkeys(limit(usd) for usd in (*limited[:1], *limited[-1:])))
+        if 0 < len(limited) < len(self._tasks):
+            task += f" for {len(limited):,} of {len(self._tasks):,}"
+        batches = [limit(usd) if usd else "none" for usd in self._batches.values()]
+        batch = batches[0] if len(batches) == 1 or not any(self._batches.values()) else ""
+        batch = batch or listed(
+            [f"{usd} for {name}" for usd, name in zip(batches, self._batches, strict=True)]
+        )
         day = f"{limit(self.day_usd)}, {limit(self.left_usd)} of it left today (UTC)"
-        return (
-            f"Limits on money  task: {self._of_tasks()}; batch: {self._of_batches()}; "
+        return escape(
+            f"Limits on money  task: {task or 'none'}; batch: {batch}; "
             f"day: {day if self.day_usd else 'none'}"
         )
-
-    def _of_tasks(self) -> str:
-        if not self._tasks:
-            return "none"
-        least, most = limit(self._tasks[0]), limit(self._tasks[-1])
-        among = len(self._tasks)
-        some = f" for {among:,} of {self._count:,}" if among < self._count else ""
-        return f"{least if least == most else f'{least} to {most}'}{some}"
-
-    def _of_batches(self) -> str:
-        limits = {name: limit(usd) if usd else "none" for name, usd in self._batches.items()}
-        if len({*limits.values()}) == 1:
-            (same,) = {*limits.values()}
-            return f"{same} each" if len(limits) > 1 and same != "none" else same
-        return escape(listed([f"{each} for {name}" for name, each in limits.items()]))
 
 
 def _checked(name: str, settings: config.Config) -> CheckedFile:
@@ -128,23 +120,13 @@ def _checked(name: str, settings: config.Config) -> CheckedFile:
 
 
 def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
-    if found.total.tasks > 1:
+    total, whole, now = found.total, found.total.in_all, found.now
+    if total.tasks > 1:
         yield "One task of each model; eight in ten lie within, if they go as those on record:"
         accepted = {r.model: f"{r.completed / r.tasks:.0%}" for r in found.history}
         rows = [(*_row(name, part), accepted.get(name, "?")) for name, part in found.models.items()]
         yield from formatting.table(_HEADS, rows, right=_HEADS[1:], flexible="ONE TASK OF")
         yield ""
-    yield from _together(found, budgets)
-    yield ""
-    yield budgets.line()
-    yield ""
-    yield from _rests_on(found)
-    yield from _warnings(found, budgets)
-
-
-def _together(found: Estimate, budgets: _Budgets) -> Iterator[str]:
-    """Yield what all tasks come to."""
-    total, whole = found.total, found.total.in_all
     yield f"All {total.tasks:,} tasks together:" if total.tasks > 1 else "The whole batch, 1 task:"
     facts = {
         "first requests": f"{total.first_requests.input_tokens:,} input tokens, exactly: system prompt, tools and "
@@ -156,17 +138,23 @@ def _together(found: Estimate, budgets: _Budgets) -> Iterator[str]:
             "tokens": _range(whole.tokens, _number),
             "cost": _range(whole.cost, money),
         }
-    if now := found.now:
-        cost = now.in_all.cost if now.in_all else None
-        said = (
-            _range(cost, money) if whole else f"{money(now.first_requests.cost)} for first requests"
-        )
+    if now:
+        said = f"{money(now.first_requests.cost)} for first requests"
+        said = _range(now.in_all.cost, money) if now.in_all else said
         facts["cost now"] = f"{said}, were all calls made at this hour; else as at the dearest"
-    if whole and found.wall_s:
+    if found.wall_s:
         slots = counted(found.slots, "slot")
         took = _range(found.wall_s, duration)
         facts["wall-clock"] = f"{took}, roughly: {slots}, and nothing else at work"
-    facts["at most"] = ", ".join(_bounds(total, budgets))
+    most = total.at_most
+    unlimited = "what days allow" if budgets.day_usd else "money without a limit"
+    facts["at most"] = ", ".join(
+        [
+            "any number of calls" if most.calls is None else counted(most.calls, "call"),
+            "any number of tokens" if most.tokens is None else f"{_number(most.tokens)} tokens",
+            unlimited if most.cost is None else money(most.cost),
+        ]
+    )
     yield from formatting.facts(facts, "  ")
     if whole:
         yield (
@@ -178,6 +166,19 @@ def _together(found: Estimate, budgets: _Budgets) -> Iterator[str]:
             f"Calls, tokens and cost are of {counted(total.with_history, 'task')} alone: "
             "no task of the others' models is on record."
         )
+    yield from ("", budgets.line(), "")
+    for record in found.history:
+        known = f"{counted(record.tasks, 'task')} of {counted(record.batches, 'batch')}"
+        yield escape(
+            f"{record.model}: {counted(record.to_come, 'task')} from {known} on record, of which "
+            f"{record.completed:,} completed."
+        )
+    if missing := total.tasks - total.with_history:
+        yield (
+            f"Of {counted(missing, 'task')} the model is not on record: known are only first "
+            "requests and limits. For a better estimate: batchd submit --first N FILE"
+        )
+    yield from _warnings(found, budgets)
 
 
 def _row(name: str, part: EstimatePart) -> tuple[str, ...]:
@@ -211,31 +212,6 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value < _MILLIONS_FROM else f"{value / 1e6:,.2f}M"
 
 
-def _bounds(total: EstimatePart, budgets: _Budgets) -> list[str]:
-    most = total.at_most
-    unlimited = "what days allow" if budgets.day_usd else "money without a limit"
-    return [
-        "any number of calls" if most.calls is None else counted(most.calls, "call"),
-        "any number of tokens" if most.tokens is None else f"{_number(most.tokens)} tokens",
-        unlimited if most.cost is None else money(most.cost),
-    ]
-
-
-def _rests_on(found: Estimate) -> Iterator[str]:
-    for record in found.history:
-        known = f"{counted(record.tasks, 'task')} of {counted(record.batches, 'batch')}"
-        yield escape(
-            f"{record.model}: {counted(record.to_come, 'task')} from {known} on record, of which "
-            f"{record.completed:,} completed."
-        )
-    missing = found.total.tasks - found.total.with_history
-    if missing:
-        yield (
-            f"Of {counted(missing, 'task')} the model is not on record: known are only first "
-            "requests and limits. For a better estimate: batchd submit --first N FILE"
-        )
-
-
 def _warnings(found: Estimate, budgets: _Budgets) -> Iterator[str]:
     if found.unpriced:
         names = escape(listed(found.unpriced))
@@ -249,11 +225,9 @@ def _warnings(found: Estimate, budgets: _Budgets) -> Iterator[str]:
         yield escape(
             f"First requests lack the line of facts about the sandbox, some 80 tokens each: {found.missing_facts}"
         )
-    most = found.total.at_most.cost
-    likely = (
-        found.total.in_all.cost.high if found.total.in_all and found.total.in_all.cost else most
-    )
-    if likely is not None and most is not None and likely >= most and found.total.in_all:
+    most, whole = found.total.at_most.cost, found.total.in_all
+    likely = whole.cost.high if whole and whole.cost else most
+    if likely is not None and most is not None and likely >= most and whole:
         yield "Limits of tasks or batches may end tasks before they are done (timeout, budget)."
     if budgets.day_usd and (likely is None or likely > budgets.left_usd):
         yield f"Today's budget has {limit(budgets.left_usd)} left: what does not fit waits for the next day (UTC)."

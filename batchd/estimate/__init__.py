@@ -9,20 +9,19 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial, reduce
+from dataclasses import astuple, dataclass, field, replace
+from functools import cache, partial
 from graphlib import TopologicalSorter
-from operator import add, attrgetter
+from operator import attrgetter
 from statistics import fmean, stdev
+from typing import Any
 
-from msgspec.structs import replace
+from msgspec.structs import replace as changed
 
 from batchd.config import Config
-from batchd.estimate import bounds
-from batchd.estimate.bounds import Bounds, TaskKind
 from batchd.estimate.first_requests import FirstRequests
 from batchd.pricing import Prices
-from batchd.records import ModelSetup, Task, TaskStatus, Usage
+from batchd.records import ModelSetup, Task, TaskLimits, TaskStatus, Usage
 from batchd.store import queries
 from batchd.store.queries import PastTask, StoreReader
 from batchd.terms import setup
@@ -44,6 +43,28 @@ class CheckedFile:
     tasks: tuple[Task, ...]
     #: 0: there is none.
     budget_usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The most that tasks may take by their limits;
+    None: nothing limits it, or the price is not known.
+    """
+
+    calls: int | None = 0
+    tokens: int | None = 0
+    cost: float | None = 0.0
+
+    def __add__(self, other: Bounds) -> Bounds:
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Bounds(*(None if a is None or b is None else a + b for a, b in pairs))
+
+    def __mul__(self, count: int) -> Bounds:
+        return Bounds(*(None if each is None else each * count for each in astuple(self)))
+
+    def capped(self, budget_usd: float) -> Bounds:
+        """Return the most under a budget for all of them; 0: there is none."""
+        return replace(self, cost=_least([self.cost, budget_usd or None]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +143,69 @@ class Estimate:
     missing_facts: str
 
 
-@dataclass(frozen=True, slots=True)
-class _TaskGroup:
-    """Tasks of one file and kind."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskGroup:
+    """Tasks of one file that nothing here distinguishes but their prompts."""
 
-    file: CheckedFile
-    kind: TaskKind
+    setup: ModelSetup
+    #: What judges them; None: no model does.
+    judge: ModelSetup | None = None
+    limits: TaskLimits
+    past: Sequence[PastTask] = ()
     #: The tokens of each one's first request.
-    openings: list[int]
-    past: Sequence[PastTask]
+    openings: list[int] = field(default_factory=list)
+
+    def bounds(self) -> Bounds:
+        """Return the most that one of them may take."""
+        limits, setups = self.limits, [each for each in (self.setup, self.judge) if each]
+        calls = limits.max_calls or None
+        # A window holds what comes out as well.
+        windows = [
+            s.context_window and max(s.context_window, limits.max_output_tokens) for s in setups
+        ]
+        tokens = [calls * max(windows) if calls and all(windows) else None]
+        if limits.max_tokens and (self.judge is None or self.judge.context_window):
+            # It is looked at before each call, with the agent's input but not the judge's.
+            judged = self.judge.context_window if self.judge else 0
+            tokens += [limits.max_tokens + limits.max_output_tokens + judged]
+        # A window full of new input, and all the output that a call may have.
+        dear = [
+            s.price.most(s.context_window, limits.max_output_tokens).total
+            for s in setups
+            if s.price and s.context_window
+        ]
+        dearest = calls * max(dear) if calls and len(dear) == len(setups) else None
+        return Bounds(calls, _least(tokens), _least([limits.max_cost_usd or None, dearest]))
+
+    def cost(self, past: PastTask) -> float | None:
+        """Return what a task on record would cost at these prices; None: one is missing.
+
+        Where another model judges, which tokens were its own is not on record, but the money is.
+        """
+        price, judge = self.setup.price, self.judge
+        if price is None or (judge is not None and judge.price is None):
+            return None
+        foreign = judge is not None and judge.name != self.setup.name
+        return past.tally.cost_usd if foreign else price.cost_of_many(past.tally).total
+
+    def first_cost(self) -> float | None:
+        """Return what their first requests cost as new input; None: the price is missing."""
+        if (price := self.setup.price) is None:
+            return None
+        return sum(price.cost(Usage(calls=1, input_tokens=n)).total for n in self.openings)
+
+    def at(self, moment: float) -> TaskGroup:
+        """Return them at the prices of a moment."""
+
+        def then(setup: ModelSetup) -> ModelSetup:
+            return changed(setup, price=setup.price and setup.price.now(moment))
+
+        return replace(self, setup=then(self.setup), judge=self.judge and then(self.judge))
+
+
+def _least(values: Iterable[float | None]) -> Any:
+    """Return the smallest of those that limit; None: none does."""
+    return min((v for v in values if v is not None), default=None)
 
 
 def estimate(
@@ -141,120 +216,83 @@ def estimate(
     Raises ``ConfigError`` for a judge whose provider is not configured, ``StoreError``.
     """
     setups = cache(partial(setup, config=settings, prices=Prices(settings.models)))
-
-    def at_once(model: str) -> ModelSetup:
-        price = setups(model).price
-        return replace(setups(model), price=price and price.now(time.time()))
-
-    openings = FirstRequests(settings.sandbox_policy(), agents_md=settings.agent.agents_md)
-    tasks = (
-        (task, setups(task.model), f"{settings.paths.outbox}/{file.name}/{task.id}")
-        for file in files
-        for task in file.tasks
-    )
-    counted = asyncio.run(openings.count([*tasks]))
     past = cache(
         lambda model: reader.read(queries.past_of_model, model, _LOOKED_AT) if reader else []
     )
-    groups = _groups(files, counted, settings, setups, past)
-    capped = (
-        reduce(add, map(_bounds, (g for g in groups if g.file is file)), Bounds()).capped(
-            file.budget_usd
-        )
+    openings = FirstRequests(settings.sandbox_policy(), agents_md=settings.agent.agents_md)
+    tasks = [
+        (task, setups(task.model), f"{settings.paths.outbox}/{file.name}/{task.id}")
         for file in files
-    )
-    most = reduce(add, capped, Bounds())
-    by_model: dict[str, list[_TaskGroup]] = defaultdict(list)
+        for task in file.tasks
+    ]
+    left = iter(asyncio.run(openings.count(tasks)))
+    groups, most = list[TaskGroup](), Bounds()
+    for file in files:
+        theirs: dict[tuple[object, ...], TaskGroup] = {}
+        for task, opening in zip(file.tasks, left, strict=False):
+            judged, waits = task.evaluator == "judge", task.tier_fallback_s is not None
+            key = (task.model, judged, task.limits, task.service_tier, waits)
+            if key not in theirs:
+                own, name = setups(task.model), settings.evaluation.judge_model or task.model
+                if own.price and not waits:  # else calls may go on at the standard price
+                    own = changed(own, price=own.price.at(task.service_tier))
+                judge = own if name == task.model else setups(name)
+                theirs[key] = TaskGroup(
+                    setup=own,
+                    judge=judge if judged else None,
+                    limits=task.limits,
+                    past=past(task.model),
+                )
+            theirs[key].openings.append(opening)
+        groups += theirs.values()
+        most += _bounds(theirs.values()).capped(file.budget_usd)
+    by_model: dict[str, list[TaskGroup]] = defaultdict(list)
     for group in groups:
-        by_model[group.kind.setup.name].append(group)
-    models = {name: _part(theirs) for name, theirs in by_model.items()}
+        by_model[group.setup.name].append(group)
+    models = {name: _part(theirs, _bounds(theirs)) for name, theirs in by_model.items()}
     total = _part(groups, most)
-    used = [s for g in groups for s in (g.kind.setup, g.kind.judge) if s]
-    dear = any(s.price and s.price.hours for s in used)
+    used = [s for g in groups for s in (g.setup, g.judge) if s]
+    dear, now = any(s.price and s.price.hours for s in used), time.time()
+    chain = max((longest_chain(file.tasks) for file in files), default=0)
     return Estimate(
         models=models,
         total=total,
-        now=_part(_groups(files, counted, settings, at_once, past), most) if dear else None,
-        wall_s=wall_s(
-            settings, models, total, max((longest_chain(f.tasks) for f in files), default=0)
-        ),
+        now=_part([group.at(now) for group in groups], most) if dear else None,
+        wall_s=wall_s(settings, models, total, chain),
         slots=_slots(settings, total.tasks),
-        history=tuple(_record(name, past(name), models[name]) for name in models if past(name)),
+        history=tuple(
+            ModelRecord(
+                model=name,
+                tasks=len(past(name)),
+                batches=len({p.batch for p in past(name)}),
+                completed=sum(p.status is TaskStatus.COMPLETED for p in past(name)),
+                to_come=part.tasks,
+            )
+            for name, part in models.items()
+            if past(name)
+        ),
         unpriced=tuple(dict.fromkeys(s.name for s in used if s.price is None)),
         missing_facts=openings.missing,
     )
 
 
-def _record(model: str, past: Sequence[PastTask], part: EstimatePart) -> ModelRecord:
-    return ModelRecord(
-        model=model,
-        tasks=len(past),
-        batches=len({p.batch for p in past}),
-        completed=sum(p.status is TaskStatus.COMPLETED for p in past),
-        to_come=part.tasks,
-    )
+def _bounds(groups: Iterable[TaskGroup]) -> Bounds:
+    return sum((group.bounds() * len(group.openings) for group in groups), Bounds())
 
 
-def _groups(
-    files: Sequence[CheckedFile],
-    counted: Sequence[int],
-    settings: Config,
-    setups: Callable[[str], ModelSetup],
-    past: Callable[[str], Sequence[PastTask]],
-) -> list[_TaskGroup]:
-    """Return the tasks of each file, those that cost alike together."""
-    left, groups = iter(counted), dict[tuple[object, ...], _TaskGroup]()
-    for number, file in enumerate(files):
-        for task, opening in zip(file.tasks, left, strict=False):
-            judged, waits = task.evaluator == "judge", task.tier_fallback_s is not None
-            key = (number, task.model, judged, task.limits, task.service_tier, waits)
-            if key not in groups:
-                name = settings.evaluation.judge_model or task.model
-                own = _sold(setups(task.model), task)
-                judge = own if name == task.model else setups(name)
-                kind = TaskKind(setup=own, judge=judge if judged else None, limits=task.limits)
-                groups[key] = _TaskGroup(file, kind, [], past(task.model))
-            groups[key].openings.append(opening)
-    return [*groups.values()]
-
-
-def _sold(setup: ModelSetup, task: Task) -> ModelSetup:
-    """Return how a task's model is called, at the price of its tier;
-    the standard one where calls may go on at that.
-    """
-    if setup.price is None or task.tier_fallback_s is not None:
-        return setup
-    return replace(setup, price=setup.price.at(task.service_tier))
-
-
-def _bounds(group: _TaskGroup) -> Bounds:
-    return bounds.of_task(group.kind) * len(group.openings)
-
-
-def _part(groups: Sequence[_TaskGroup], at_most: Bounds | None = None) -> EstimatePart:
-    """Return what groups come to;
-    ``at_most``: less than their limits allow, because of a budget.
-    """
-    most = at_most or reduce(add, map(_bounds, groups), Bounds())
+def _part(groups: Sequence[TaskGroup], most: Bounds) -> EstimatePart:
+    """Return what groups come to; ``most``: what limits and budgets allow them all."""
     known = [g for g in groups if g.past]
+    costs = [group.first_cost() for group in groups]
+    first = None if None in costs else sum(filter(None, costs), 0.0)
     return EstimatePart(
         tasks=sum(len(g.openings) for g in groups),
         with_history=sum(len(g.openings) for g in known),
-        first_requests=FirstCost(sum(sum(g.openings) for g in groups), _first_cost(groups)),
+        first_requests=FirstCost(sum(sum(g.openings) for g in groups), first),
         per_task=_amounts(known, of_one, Bounds(None, None, None)) if known else None,
         in_all=_amounts(known, of_all, most) if known else None,
         at_most=most,
     )
-
-
-def _first_cost(groups: Iterable[_TaskGroup]) -> float | None:
-    total = 0.0
-    for group in groups:
-        price = group.kind.setup.price
-        if price is None:
-            return None
-        total += sum(price.cost(Usage(calls=1, input_tokens=n)).total for n in group.openings)
-    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,40 +322,27 @@ class Sample:
 
 
 def _amounts(
-    groups: Sequence[_TaskGroup],
+    groups: Sequence[TaskGroup],
     of: Callable[[Sequence[Sample], float | None], Spread],
     most: Bounds,
 ) -> Amounts:
     """Return what tasks come to; none of it above ``most``."""
 
-    def samples(each: Callable[[_TaskGroup, PastTask], float | None]) -> list[Sample]:
+    def samples(each: Callable[[TaskGroup, PastTask], float | None]) -> list[Sample]:
         found = []
         for g in groups:
             known = [(v, p.batch) for p in g.past if (v := each(g, p)) is not None]
             if known:
-                found.append(Sample(len(g.openings), g.kind.setup.name, *zip(*known, strict=True)))
+                found.append(Sample(len(g.openings), g.setup.name, *zip(*known, strict=True)))
         return found
 
-    costs = samples(lambda g, p: cost(g.kind, p))
+    costs = samples(TaskGroup.cost)
     return Amounts(
         calls=of(samples(lambda _, p: p.tally.calls), most.calls),
         tokens=of(samples(lambda _, p: p.tally.total_tokens), most.tokens),
         cost=of(costs, most.cost) if len(costs) == len(groups) else None,
         seconds=of(samples(lambda _, p: p.seconds), None),
     )
-
-
-def cost(kind: TaskKind, past: PastTask) -> float | None:
-    """Return what a task on record would cost at the prices that are asked for; None: one is
-    missing.
-
-    Where another model judges, which tokens were its own is not on record, but the money is.
-    """
-    price, judge = kind.setup.price, kind.judge
-    if price is None or (judge is not None and judge.price is None):
-        return None
-    foreign = judge is not None and judge.name != kind.setup.name
-    return past.tally.cost_usd if foreign else price.cost_of_many(past.tally).total
 
 
 def of_one(samples: Sequence[Sample], most: float | None) -> Spread:

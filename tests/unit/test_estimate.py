@@ -11,18 +11,17 @@ from batchd.config import Config
 from batchd.config.sections import PoolSection, ProviderSection
 from batchd.estimate import (
     Amounts,
+    Bounds,
     EstimatePart,
     FirstCost,
     Sample,
     Spread,
-    bounds,
-    cost,
+    TaskGroup,
     longest_chain,
     of_all,
     of_one,
     wall_s,
 )
-from batchd.estimate.bounds import Bounds, TaskKind
 from batchd.records import ModelSetup, Price, Rate, Tally, Task, TaskLimits, TaskStatus
 from batchd.store.queries import PastTask
 
@@ -33,9 +32,9 @@ SETUP = ModelSetup(name="p/m", price=PRICE, context_window=100_000)
 
 def kind(
     limits: TaskLimits | None = None, setup: ModelSetup = SETUP, judge: ModelSetup | None = None
-) -> TaskKind:
-    """Return a kind of task."""
-    return TaskKind(setup=setup, judge=judge, limits=limits or TaskLimits())
+) -> TaskGroup:
+    """Return tasks of a kind."""
+    return TaskGroup(setup=setup, judge=judge, limits=limits or TaskLimits())
 
 
 def _batch(rng: random.Random, tasks: int) -> list[float]:
@@ -95,13 +94,13 @@ def test_a_task_on_record_is_priced_today() -> None:
         input_usd=0.05,
     )
     past = PastTask(batch=1, status=TaskStatus.COMPLETED, seconds=8.0, tally=used)
-    same = cost(kind(), past)
+    same = kind().cost(past)
     assert same == pytest.approx((1000 * 1 + 2000 * 0.1 + 500 * 2) / 1e6)
-    assert cost(kind(setup=replace(SETUP, price=DEAR)), past) == pytest.approx(10 * same)
-    assert cost(kind(judge=SETUP), past) == same
-    assert cost(kind(judge=ModelSetup(name="q/j", price=DEAR)), past) == 0.05
-    assert cost(kind(judge=ModelSetup(name="q/j", price=None)), past) is None
-    assert cost(kind(setup=replace(SETUP, price=None)), past) is None
+    assert kind(setup=replace(SETUP, price=DEAR)).cost(past) == pytest.approx(10 * same)
+    assert kind(judge=SETUP).cost(past) == same
+    assert kind(judge=ModelSetup(name="q/j", price=DEAR)).cost(past) == 0.05
+    assert kind(judge=ModelSetup(name="q/j", price=None)).cost(past) is None
+    assert kind(setup=replace(SETUP, price=None)).cost(past) is None
 
 
 def test_limits_bound_what_a_task_may_take() -> None:
@@ -109,18 +108,18 @@ def test_limits_bound_what_a_task_may_take() -> None:
     without a window, it is unknown.
     """
     limits = TaskLimits(max_calls=10, max_output_tokens=1000)
-    assert bounds.of_task(kind(limits=limits)) == Bounds(10, 1_000_000, pytest.approx(10 * 0.102))
+    assert kind(limits=limits).bounds() == Bounds(10, 1_000_000, pytest.approx(10 * 0.102))
     judged = kind(limits=limits, judge=replace(SETUP, name="q/j", price=DEAR))
-    assert bounds.of_task(judged).cost == pytest.approx(10 * 1.02)
+    assert judged.bounds().cost == pytest.approx(10 * 1.02)
     less = replace(limits, max_tokens=50_000, max_cost_usd=0.5)
-    assert bounds.of_task(kind(limits=less)) == Bounds(10, 51_000, 0.5)
+    assert kind(limits=less).bounds() == Bounds(10, 51_000, 0.5)
     # A judge's request is not looked at before.
     judged = kind(limits=less, judge=replace(SETUP, context_window=20_000))
-    assert bounds.of_task(judged).tokens == 71_000
+    assert judged.bounds().tokens == 71_000
     unknown = kind(limits=limits, setup=replace(SETUP, context_window=0))
-    assert bounds.of_task(unknown) == Bounds(10, None, None)
-    assert bounds.of_task(kind(limits=TaskLimits(max_calls=0))) == Bounds(None, None, None)
-    total = bounds.of_task(kind(limits=less)) * 4 + bounds.of_task(unknown)
+    assert unknown.bounds() == Bounds(10, None, None)
+    assert kind(limits=TaskLimits(max_calls=0)).bounds() == Bounds(None, None, None)
+    total = kind(limits=less).bounds() * 4 + unknown.bounds()
     assert total == Bounds(50, None, None)
     assert total.capped(3.0).cost == 3.0
     assert Bounds(1, 1, 2.0).capped(0.0).cost == 2.0
