@@ -145,6 +145,6 @@ def _look(
     """Look at everything for ``batchd check``;
     what that takes is loaded when it is first asked for.
     """
-    from batchd.cli.support import looks  # an idle daemon has no need of it
+    from batchd.cli import check  # an idle daemon has no need of it
 
-    return looks.lines(settings, offline=offline, models=models)
+    return check.look(settings, offline=offline, models=models)
