@@ -6,21 +6,21 @@ import argparse
 import contextlib
 import importlib.resources
 import os
-import select
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batchd import control, installation
+from batchd import installation
+from batchd.cli import submit
 from batchd.cli.display import formatting, progress, summary_text
-from batchd.errors import NoDaemonError, NotPossibleError
+from batchd.errors import NotPossibleError
 from batchd.spool import inbox
 from batchd.store.queries import StoreReader
-from batchd.store.rows import BatchRow
 
 #: How long each process may take to be ready, and to end.
 _PATIENCE_S = 30.0
@@ -93,8 +93,11 @@ def play(spool: Path, speed: float, config: str = "") -> int:
         sample = importlib.resources.files("batchd.demo") / "task.json"
         print(f"Dropping task.json into {spool / 'inbox'}\n")
         inbox.drop(spool / "inbox", "task.json", sample.read_bytes())
-        row = _follow(spool)
-    code = summary_text.report([row])
+        with StoreReader(formatting.store_path(spool / ".batchd")) as reader:
+            watch = progress.ProgressWatch(reader, lambda r: r.batches())
+            submit.follow(watch, partial(submit.takes, spool / ".batchd"), quiet=False)
+            rows = reader.batches()
+    code = summary_text.report(rows)
     # Where things lie, and how to go on, from where batchd is installed.
     closing = _CLOSING.format(
         spool=spool,
@@ -105,35 +108,16 @@ def play(spool: Path, speed: float, config: str = "") -> int:
     return code
 
 
-def _follow(spool: Path) -> BatchRow:
-    state = spool / ".batchd"
-
-    def ended(rows: Sequence[BatchRow]) -> bool:
-        control.ask(state, control.AskStatus())  # raises where the daemon has died
-        return bool(rows) and all(r.published_at is not None for r in rows)
-
-    with StoreReader(formatting.store_path(state)) as reader:
-        try:
-            progress.follow(progress.ProgressWatch(reader, lambda r: r.batches()), ended)
-        except NoDaemonError:
-            raise NotPossibleError(
-                f"the daemon has stopped; its log is {spool / 'daemon.log'}"
-            ) from None
-        (row,) = reader.batches()
-    return row
-
-
 @contextlib.contextmanager
 def _server(spool: Path, speed: float) -> Iterator[str]:
     options = ("--tokens-per-second", str(speed), "--log", str(spool / "server.jsonl"))
     command = [*_PYTHON, "batchd.demo.replay", *options]
     with _process(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], _PATIENCE_S)
-        words = process.stdout.readline().decode().split() if ready else []
-        if not words:
+        # It says its address, or ends and says nothing here.
+        if not (words := process.stdout.readline().split()):
             raise NotPossibleError("the replay server does not start")
-        yield words[-1]
+        yield words[-1].decode()
 
 
 @contextlib.contextmanager
@@ -144,29 +128,23 @@ def _daemon(spool: Path) -> Iterator[int]:
     log = spool / "daemon.log"
     with log.open("wb") as stderr, _process(command, stderr=stderr, env=environ) as process:
         deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            with contextlib.suppress(NoDaemonError):
-                yield control.ask(spool / ".batchd", control.AskStatus()).pid
-                return
+        while not submit.takes(spool / ".batchd"):
             if process.poll() is not None or time.monotonic() > deadline:
                 said = log.read_text("utf-8", "replace").strip().rpartition("\n")[2]
-                why = said.removeprefix("batchd: ")
-                raise NotPossibleError(why or f"the daemon does not start; see {log}")
+                raise NotPossibleError(said.removeprefix("batchd: ") or f"see {log}")
             time.sleep(0.02)
+        yield process.pid
 
 
 @contextlib.contextmanager
 def _process(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process until the end of the block; Ctrl-C reaches it through us alone."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, **options)
-    try:
-        yield process
-    finally:
-        process.terminate()
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, **options) as process:
         try:
-            process.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
