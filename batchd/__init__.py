@@ -1,3 +1,27 @@
-"""batchd: a print spooler for LLM agents."""
+"""batchd: a print spooler for LLM agents.
+
+``batchd.submit("task.json").wait()`` returns results as objects: see ``api``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batchd.api import (
+        Batch as Batch,
+        BatchdError as BatchdError,
+        batch as batch,
+        submit as submit,
+    )
 
 __version__ = "0.2.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Return what ``api`` gives: loaded when it is first asked for, for it takes time."""
+    if name not in {"submit", "batch", "Batch", "BatchdError"}:
+        raise AttributeError(f"module 'batchd' has no attribute {name!r}")
+    from batchd import api
+
+    return getattr(api, name)

@@ -74,6 +74,8 @@ _GONE_S = 30.0
 _ANSWER_S = 10.0
 #: How long who only drops a file waits for the name of its batch, and between two looks.
 _SOON_S, _LOOK_S = 1.0, 0.05
+#: … and who follows it, before that is news.
+_LATE_S = 5.0
 #: Said where the daemon has a file by then, and no batch of it.
 _LATE = "The file is not taken up yet; what is in the daemon's way stands in: batchd status"
 #: Said where no configuration names a spool;
@@ -99,39 +101,31 @@ def run(args: argparse.Namespace) -> int:
     """Check, drop, and wait if asked to."""
     settings = config.load(args.config)
     silent_paths.refuse(settings.paths.state, settings.paths.inbox)
-    state = Path(settings.paths.state)
-    alive = _alive(settings, heed=True)
-    if not alive and not settings.file and settings.paths.is_own(settings.environ):
-        raise NotPossibleError(_SPOOLLESS)
+    there = alive(settings, heed=True)
+    refuse_spoolless(settings, alive=there)
     filename, data = _given(args, settings)
     filename = inbox.file_name(filename)
     if args.first is not None:
         data = given_files.cut(filename, data, args.first, settings)
     tasks = given_files.parsed(data, filename, settings).tasks
-    if args.wait and not alive:
+    if args.wait and not there:
         raise NoDaemonError(
-            f"no daemon runs on {state}, so nothing was dropped: start `batchd serve`, or drop it "
-            "without --wait"
+            f"no daemon runs on {settings.paths.state}, so nothing was dropped: start `batchd "
+            "serve`, or drop it without --wait"
         )
-    if not alive:
-        from batchd.spool import safety  # loads the sandbox; a running daemon has looked
-
-        safety.refuse_seen(settings)
-    newest = _newest_known(settings, sure=args.wait) if alive else None
-    path = inbox.drop(Path(settings.paths.inbox), filename, data)
-    mine = None if newest is None else DroppedBatch(newest, path.name, data)
+    path, mine = drop(settings, filename, data, alive=there, sure=args.wait)
     if args.wait and mine is not None:
         return _wait(settings, mine, as_json=args.json)
-    found = _soon(settings, mine) if mine is not None else None
+    found = _soon(settings, mine) if there and mine is not None else None
     refused = found is not None and bool(found.problems)
     if args.json:
         taken: dict[str, Any] = {} if found is None else {"batch": found.batch.name}
         if found is not None and refused:
             taken |= {"problems": [str(problem) for problem in found.problems]}
-        formatting.print_json({"file": str(path), "tasks": len(tasks), "daemon": alive, **taken})
+        formatting.print_json({"file": str(path), "tasks": len(tasks), "daemon": there, **taken})
     else:
         print(escape(f"{path}: {words.counted(len(tasks), 'task')}"))
-        _say_when(settings, found, alive=alive)
+        _say_when(settings, found, alive=there)
     return UsageError.exit_code if refused else 0
 
 
@@ -157,26 +151,42 @@ def _say_when(settings: config.Config, found: BatchRow | None, *, alive: bool) -
         formatting.complain(late if draining else _LATE)
 
 
-def _newest_known(settings: config.Config, *, sure: bool) -> str | None:
-    """Return the newest batch, by which that of a file is found that is dropped next;
-    None where the store cannot be read, unless ``sure``.
+def refuse_spoolless(settings: config.Config, *, alive: bool) -> None:
+    """Refuse to drop where nobody has made a spool. Raises ``NotPossibleError``."""
+    if not alive and not settings.file and settings.paths.is_own(settings.environ):
+        raise NotPossibleError(_SPOOLLESS)
+
+
+def drop(
+    settings: config.Config, filename: str, data: bytes, *, alive: bool, sure: bool = False
+) -> tuple[Path, DroppedBatch | None]:
+    """Drop a file, and return its path and what finds its batch: None where the store cannot be
+    read, unless one must be ``sure``.
     """
+    if not alive:
+        from batchd.spool import safety  # loads the sandbox; a running daemon has looked
+
+        safety.refuse_seen(settings)
+    newest = None
     try:
-        return _newest(settings)
+        newest = _newest(settings)
     except BatchdError:
         if sure:
             raise
-        return None
+    path = inbox.drop(Path(settings.paths.inbox), filename, data)
+    return path, None if newest is None else DroppedBatch(newest, path.name, data)
 
 
-def _soon(settings: config.Config, mine: DroppedBatch) -> BatchRow | None:
+def _soon(
+    settings: config.Config, mine: DroppedBatch, within_s: float = _SOON_S
+) -> BatchRow | None:
     """Return the batch that a file becomes; None: that takes longer than somebody waits."""
-    deadline = time.monotonic() + _SOON_S
+    deadline = time.monotonic() + within_s
     # Where nothing was ever taken up there is no store yet; what is wrong with one, `status` says.
-    with contextlib.suppress(BatchdError), _books(settings) as books:
+    with contextlib.suppress(BatchdError), books(settings) as found:
         while time.monotonic() < deadline:
-            if found := mine.find(books):
-                return found[0]
+            if rows := mine.find(found):
+                return rows[0]
             time.sleep(_LOOK_S)
     return None
 
@@ -205,7 +215,7 @@ def _member(settings: config.Config) -> MemberReader | None:
     return MemberReader(Path(settings.paths.outbox), state) if users.barred(state) else None
 
 
-def _alive(settings: config.Config, *, heed: bool = False) -> bool:
+def alive(settings: config.Config, *, heed: bool = False) -> bool:
     """Return whether a daemon takes what is dropped;
     ``heed``: say where it is of another version.
     """
@@ -242,17 +252,22 @@ def _unwatched(settings: config.Config) -> str:
     return f"Process {answer.pid} works for `batchd run` alone; {waits}"
 
 
-def _newest(settings: config.Config) -> str:
+def has_books(settings: config.Config) -> bool:
+    """Return whether anything says how batches do: not before the first one was taken up."""
     store = formatting.store_path(Path(settings.paths.state))
-    if _member(settings) is None and not store.exists():
+    return _member(settings) is not None or store.exists()
+
+
+def _newest(settings: config.Config) -> str:
+    if not has_books(settings):
         return ""
-    with _books(settings) as books:
-        rows = books.batches(limit=1)
+    with books(settings) as found:
+        rows = found.batches(limit=1)
     return rows[0].batch.name if rows else ""
 
 
 @contextlib.contextmanager
-def _books(settings: config.Config) -> Iterator[ProgressSource]:
+def books(settings: config.Config) -> Iterator[ProgressSource]:
     """Give what says how batches do: the store, or the outbox, to who may not read that."""
     if member := _member(settings):
         yield member
@@ -262,14 +277,14 @@ def _books(settings: config.Config) -> Iterator[ProgressSource]:
 
 
 def _wait(settings: config.Config, mine: DroppedBatch, *, as_json: bool) -> int:
-    if not as_json and _soon(settings, mine) is None:
+    if not as_json and _soon(settings, mine, _LATE_S) is None:
         formatting.complain(_LATE)
-    with _books(settings) as reader:
+    with books(settings) as reader:
         try:
             watch = progress.ProgressWatch(reader, mine.find)
-            follow(watch, partial(_alive, settings), quiet=as_json)
+            follow(watch, partial(alive, settings), quiet=as_json)
         except KeyboardInterrupt:
-            print(_goes_on(mine.name, alive=_alive(settings)), file=sys.stderr)
+            print(_goes_on(mine.name, alive=alive(settings)), file=sys.stderr)
             raise
         (row,) = mine.find(reader)
     return summary_text.report([row], as_json=as_json)

@@ -118,6 +118,17 @@ def test_a_member_drops_waits_looks_and_reads(serving: Service) -> None:
     named = json.loads(serving.member("status", "t", "--json").stdout)
     assert (named["name"], named["status"], named["completed"]) == ("t", "completed", 1)
     assert serving.member("status", "nothing").returncode == 2
+    program = "import batchd; print(*(r.status for r in batchd.submit('t.json', config='config.toml').wait()))"
+    command = [*_as(_MEMBER, _DAEMON), sys.executable, "-c", program]
+    found = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=serving.environment,
+        cwd=serving.folder,
+    )
+    assert (found.stdout, found.stderr) == ("completed\n", "")
     read = [*_as(_MEMBER, _DAEMON), "cat", str(serving.folder / "lib/outbox/t/001.json")]
     assert b'"completed"' in subprocess.run(read, capture_output=True, check=True).stdout
     checked = serving.member("check")

@@ -7,6 +7,7 @@ import glob
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from batchd.words import listed
 #: How JSON begins that holds anything: `{{` and `[Note]` begin a prompt.
 _JSON = re.compile(r"""\s*(\{\s*["}]|\[\s*["{\[\]])""")
 _IDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-#: The options that say more of a prompt; in a task file they are keys.
-_OF_PROMPTS = ("each", "model", "check", "dir", "repo", "budget")
+#: What says more of a prompt; in a task file they are keys.
+OPTIONS = ("each", "model", "check", "dir", "repo", "budget")
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -43,17 +44,16 @@ def prompted(args: argparse.Namespace) -> tuple[str, bytes] | None:
 
     Standard input is a task file, where it is JSON or JSONL. Raises ``UsageError``.
     """
-    given = [f"--{name}" for name in _OF_PROMPTS if getattr(args, name) is not None]
+    options = {name: one for name in OPTIONS if (one := getattr(args, name)) is not None}
     text, ending = args.prompt, ".md"
     if text == "-":
         text, ending = _standard_input()
     if text is not None and ending == ".md":
-        if not text.strip():
-            raise UsageError("--prompt is empty: say what is to be done")
-        return "prompt.json", _task_file(args, text)
-    if given:
+        return task_file(text, options)
+    if options:
         what = "--prompt" if text is None else "a prompt, and standard input is a task file"
-        raise UsageError(f"{listed(given)} goes with {what}; in a task file, it is a key")
+        given = listed([f"--{name}" for name in options])
+        raise UsageError(f"{given} goes with {what}; in a task file, it is a key")
     return None if text is None else (f"stdin{ending}", text.encode("utf-8", "surrogateescape"))
 
 
@@ -78,26 +78,29 @@ def _standard_input() -> tuple[str, str]:
     return text, ".jsonl" if alone and more else ".json"
 
 
-def _task_file(args: argparse.Namespace, prompt: str) -> bytes:
-    """Return the task file of a prompt and its options."""
-    batch = {
-        "model": args.model,
-        "check": args.check,
-        "dir": args.dir and str(Path(args.dir).absolute()),
-        # It may also be a URL.
-        "repo": str(Path(args.repo).absolute())
-        if args.repo and Path(args.repo).exists()
-        else args.repo,
-        "budget_usd": args.budget,
-    }
-    value: dict[str, Any] = {key: one for key, one in batch.items() if one is not None}
+def task_file(prompt: str, options: Mapping[str, Any]) -> tuple[str, bytes]:
+    """Return the name and the bytes of the task file of a prompt and its ``OPTIONS``.
+
+    The name has nothing of the prompt: metrics, traces and ``status.json`` show it to everybody.
+    Raises ``UsageError``.
+    """
+    if not prompt.strip():
+        raise UsageError("--prompt is empty: say what is to be done")
+    value: dict[str, Any] = {key: options[key] for key in ("model", "check") if key in options}
+    if "dir" in options:
+        value["dir"] = str(Path(options["dir"]).absolute())
+    if "repo" in options:  # it may also be a URL
+        there = Path(options["repo"])
+        value["repo"] = str(there.absolute() if there.exists() else options["repo"])
+    if "budget" in options:
+        value["budget_usd"] = options["budget"]
     value["tasks"] = [{"first_prompt": prompt}]
-    if args.each is not None:
-        if args.dir is not None:
+    if "each" in options:
+        if "dir" in options:
             raise UsageError("--each is in place of --dir: leave one of them out")
-        found = [Path(p).absolute() for p in sorted(glob.glob(args.each)) if Path(p).is_dir()]
+        found = [Path(p).absolute() for p in sorted(glob.glob(options["each"])) if Path(p).is_dir()]
         if not found:
-            raise UsageError(f"no directory matches {escape(args.each)}")
+            raise UsageError(f"no directory matches {escape(options['each'])}")
         names = [p.name for p in found]
         # Results are easier to find under the directories' names, where all of them serve as ids.
         fit = len(set(names)) == len(names) and all(_IDS.fullmatch(n) for n in names)
@@ -105,4 +108,5 @@ def _task_file(args: argparse.Namespace, prompt: str) -> bytes:
             {"dir": str(p), "first_prompt": prompt, **({"id": p.name} if fit else {})}
             for p in found
         ]
-    return json.dumps(value, ensure_ascii=False, indent=2).encode("utf-8", "surrogateescape")
+    data = json.dumps(value, ensure_ascii=False, indent=2).encode("utf-8", "surrogateescape")
+    return "prompt.json", data
