@@ -64,7 +64,10 @@ _MODULES: Mapping[str, str] = {
 #: For the ``--help`` of each but the orders: lines that work as they stand, with names of the
 #: reader's own.
 _EXAMPLES: Mapping[str, tuple[str, ...]] = {
-    "init": ("batchd init ~/spool",),
+    "init": (
+        "batchd init ~/spool",
+        "batchd init --systemd --user --every '02:00' nightly.json ~/spool",
+    ),
     "serve": ("batchd serve", "batchd --config ~/spool/config.toml serve"),
     "run": ("batchd run task.json", "batchd run --first 3 task.json"),
     "submit": (

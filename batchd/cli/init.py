@@ -54,6 +54,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --systemd: a service of your own, for the spool in DIR",
     )
+    parser.add_argument(
+        "--every",
+        nargs=2,
+        metavar=("WHEN", "FILE"),
+        help="with --systemd: have a timer drop FILE at '02:00', 'Mon 02:00', or what else OnCalendar= takes",
+    )
     parser.add_argument("--remove", action="store_true", help="with --systemd: undo exactly that")
     parser.add_argument("--yes", action="store_true", help="with --systemd: do not ask")
     parser.epilog = (
@@ -83,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
             return _wanted(args, place)
 
         return systemd.run(args, directory, serviced)
-    if args.user or args.remove or args.yes:
-        raise UsageError("--user, --remove and --yes go with --systemd")
+    if args.user or args.every or args.remove or args.yes:
+        raise UsageError("--user, --every, --remove and --yes go with --systemd")
     if not str(directory).isprintable():
         raise UsageError(
             f"{escape(str(directory))}: the path of a spool has printable characters alone"

@@ -1,4 +1,6 @@
-"""``batchd init --systemd``: shows what makes batchd a service, and does it after a yes."""
+"""``batchd init --systemd``: shows what makes batchd a service, or drops a file at set times, and
+does it after a yes.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +23,7 @@ from typing import NamedTuple
 
 from batchd import config, installation
 from batchd.cli.display import formatting
+from batchd.cli.runs import given_files
 from batchd.config import operator_files, trust
 from batchd.config.sections import PathsSection
 from batchd.errors import NotPossibleError, UsageError
@@ -33,6 +36,10 @@ _RUNNING = Path("/run/systemd/system")
 #: The account of the system's service, and where its spool lies.
 _USER, _HOME = "batchd", "/var/lib/batchd"
 _UNITS = Path("/etc/systemd/system")
+#: How the units are called that drop files, before the files' names.
+_TIMER = "batchd-every-"
+#: A time of day, which is known without systemd too.
+_SIMPLE = re.compile(r"((Mon|Tue|Wed|Thu|Fri|Sat|Sun) )?([01]\d|2[0-3]):[0-5]\d")
 #: How each file begins that is ours to write again and to remove.
 _OURS = "# Written by `batchd init --systemd"
 _REMARK = f"{_OURS}`; `--remove` with it takes it back."
@@ -65,12 +72,14 @@ class _Service:
     #: What is left to the user, before it is started where it is not ready.
     first: tuple[str, ...]
     then: tuple[str, ...]
+    #: What systemd is to start, now and at each boot.
+    unit: str = "batchd"
 
     @property
     def orders(self) -> list[tuple[str, ...]]:
         """What systemd is ordered once all is in place."""
         enable = ("enable", "--now") if self.ready else ("enable",)
-        return [(*self.systemctl, "daemon-reload"), (*self.systemctl, *enable, "batchd")]
+        return [(*self.systemctl, "daemon-reload"), (*self.systemctl, *enable, self.unit)]
 
 
 def run(args: argparse.Namespace, directory: Path, wanted: Callable[[Path], NewSpool]) -> int:
@@ -84,8 +93,12 @@ def run(args: argparse.Namespace, directory: Path, wanted: Callable[[Path], NewS
         )
     if args.remove:
         return _remove(args)
-    service = _of_ones_own(directory, os.environ) if args.user else _of_the_system(wanted)
-    _show("This is what makes batchd a service:", _lines(service))
+    if args.every:
+        service, what = _of_a_timer(args, directory), f"drops {args.every[1]} at {args.every[0]}"
+    else:
+        service = _of_ones_own(directory, os.environ) if args.user else _of_the_system(wanted)
+        what = "makes batchd a service"
+    _show(f"This is what {escape(what)}:", _lines(service))
     if not _agreed(args):
         return 0
     for command in service.commands:
@@ -94,7 +107,7 @@ def run(args: argparse.Namespace, directory: Path, wanted: Callable[[Path], NewS
         _write(file)
     ordered = _ordered(service.orders)
     left = [] if ordered else map(shlex.join, service.orders)
-    start = [] if service.ready else [shlex.join((*service.systemctl, "start", "batchd"))]
+    start = [] if service.ready else [shlex.join((*service.systemctl, "start", service.unit))]
     _show("\nDone. Next:", (*service.first, *left, *start, *service.then))
     print("`--remove` in place of `--yes` takes the unit back.")
     return 0 if ordered or not _systemd() else 3
@@ -124,13 +137,26 @@ def _write(file: _File) -> None:
 
 def _remove(args: argparse.Namespace) -> int:
     systemctl = ("systemctl", "--user") if args.user else ("systemctl",)
-    unit = (_manager(os.environ) if args.user else _UNITS) / "batchd.service"
-    ours = [path for path in (unit, Path(f"{unit}.d/key.conf")) if _is_ours(path)]
+    units = _manager(os.environ) if args.user else _UNITS
+    timers = [*units.glob(f"{_TIMER}*.timer")]
+    unit = units / "batchd.service"
+    names = (
+        unit,
+        Path(f"{unit}.d/key.conf"),
+        *timers,
+        *(t.with_suffix(".service") for t in timers),
+    )
+    if args.every:
+        unit = units / f"{_timer(args.every[1])}.timer"
+        names = (unit, unit.with_suffix(".service"))
+    ours = [path for path in names if _is_ours(path)]
     if not ours:
         raise NotPossibleError(f"{unit} is not there, or was not written by `batchd init`")
-    stop, again = (*systemctl, "disable", "--now", "batchd"), (*systemctl, "daemon-reload")
+    stopping = [unit.name, *(path.name for path in ours if path.suffix == ".timer")]
+    stop = (*systemctl, "disable", "--now", *dict.fromkeys(stopping))
+    again = (*systemctl, "daemon-reload")
     removed = [f"remove {path}" for path in ours]
-    _show("This takes the service back:", [f"run {shlex.join(stop)}", *removed])
+    _show("This takes it back:", [f"run {shlex.join(stop)}", *removed])
     if not _agreed(args):
         return 0
     stopped = _ordered([stop])
@@ -139,7 +165,8 @@ def _remove(args: argparse.Namespace) -> int:
     done = stopped and _ordered([again])
     place = _own(os.environ) if args.user else trust.SYSTEM
     stays = f"{place}" if args.user else f"{place}, {_HOME} and the user {_USER}"
-    print(escape(f"What the service works with stays: {stays}."))
+    if not args.every:
+        print(escape(f"What the service works with stays: {stays}."))
     return 0 if done or not _systemd() else 3
 
 
@@ -288,9 +315,74 @@ def _of_the_system(wanted: Callable[[Path], NewSpool]) -> _Service:
     )
 
 
-def _command(file: Path) -> str:
+def _of_a_timer(args: argparse.Namespace, directory: Path) -> _Service:
+    """Return what drops a file into the inbox at set times. Raises ``BatchdError``."""
+    when, dropped = args.every[0], Path(args.every[1]).absolute()
+    config_file = (directory if args.user else trust.SYSTEM) / trust.CONFIG
+    if not trust.stands(config_file):
+        fix = "batchd init --systemd" if not args.user else trust.spool_command(directory)
+        raise UsageError(f"there is no {config_file} yet: {fix} makes it")
+    if args.user:
+        trust.trusted(config_file, os.environ)
+    _check_calendar(when)
+    settings = config.load(config_file, {"HOME": os.environ.get("HOME", "")} if args.user else {})
+    given_files.parsed(given_files.read_file(str(dropped), settings), dropped.name, settings)
+    _insist_on_reach(_installed(), system=not args.user)
+    name = _timer(str(dropped))
+    head = f"{_REMARK}\n[Unit]\nDescription=batchd: drops {_plain(str(dropped))}"
+    user = "" if args.user else f"User={_USER}\n"
+    run = f"{_command(config_file, 'submit')} {_word(str(dropped), command=True)}"
+    service = (
+        f"{head}\nAfter=batchd.service\n[Service]\nType=oneshot\n{user}NoNewPrivileges=yes\n"
+        f"ExecStart={run}\n"
+    )
+    timer = (
+        f"{head}, {_plain(when)}\n[Timer]\nOnCalendar={_plain(when)}\n"
+        "# Once, where the machine was off at the time.\nPersistent=true\n"
+        "[Install]\nWantedBy=timers.target\n"
+    )
+    units = _manager(os.environ) if args.user else _UNITS
+    there = units / f"{name}.service"
+    if _is_ours(there) and f"ExecStart={run}\n" not in there.read_text("utf-8"):
+        raise NotPossibleError(
+            f"{there} drops another file of that name: rename {dropped}, or take that one back with "
+            "--remove"
+        )
+    systemctl = ("systemctl", "--user") if args.user else ("systemctl",)
+    return _Service(
+        systemctl=systemctl,
+        files=[_unit(there, service), _unit(units / f"{name}.timer", timer)],
+        commands=[],
+        ready=True,
+        first=(),
+        then=(f"{shlex.join(systemctl)} list-timers {name}.timer    # when it runs next",),
+        unit=f"{name}.timer",
+    )
+
+
+def _timer(file: str) -> str:
+    """Return the name of the units that drop a file."""
+    return _TIMER + re.sub(r"[^\w.-]", "-", Path(file).stem, flags=re.ASCII)
+
+
+def _check_calendar(when: str) -> None:
+    """Refuse what is no time of systemd's. Raises ``UsageError``, ``NotPossibleError``."""
+    if shutil.which("systemd-analyze"):
+        command = ("systemd-analyze", "calendar", "--", when)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        known = not done.returncode
+    else:  # what is meant for another machine
+        known = bool(_SIMPLE.fullmatch(when))
+    if not known or not when.isprintable():
+        raise UsageError(
+            f"--every {escape(when)}: it is no time that systemd knows: write '02:00', 'Mon 02:00' or "
+            "another OnCalendar= of `man systemd.time`"
+        )
+
+
+def _command(file: Path, verb: str = "serve") -> str:
     program = _word(str(_program()), command=True)
-    return f"{program} --config {_word(str(file), command=True)} serve"
+    return f"{program} --config {_word(str(file), command=True)} {verb}"
 
 
 def _written(settings: config.Config, directory: Path) -> Iterator[str]:

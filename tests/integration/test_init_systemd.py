@@ -114,6 +114,34 @@ def test_it_shows_writes_and_takes_the_unit_back(home: Home) -> None:
     assert home.systemd("--remove", "--yes").returncode == 3
 
 
+def test_a_timer_drops_a_file_at_set_times(home: Home) -> None:
+    """It makes up for a time at which the machine was off; a time that nobody can check, a file
+    with errors and a second file of the same name are refused; `--remove` takes it back.
+    """
+    nightly = home.spool / "sample.json"
+    timer = home.unit.parent / "batchd-every-sample.timer"
+    for when, file in (("2 o'clock", nightly), ("02:00", home.spool / "config.toml")):
+        assert home.systemd("--every", when, str(file), "--yes").returncode == 2
+    before = home.tree()
+    every = ("--every", "Mon 02:00", str(nightly))
+    shown = home.systemd(*every)
+    assert (shown.returncode, shown.stderr, home.tree()) == (0, "", before)
+    assert "enable --now batchd-every-sample.timer" in shown.stdout
+    assert home.systemd(*every, "--yes").returncode == 0
+    assert "\nOnCalendar=Mon 02:00\n" in timer.read_text()
+    assert "\nPersistent=true\n" in timer.read_text()
+    place = str(home.spool).replace("%", "%%")
+    run = f' --config "{place}/config.toml" submit "{place}/sample.json"\n'
+    assert run in timer.with_suffix(".service").read_text()
+    other = home.folder / "sample.json"
+    other.write_bytes(nightly.read_bytes())
+    refused = home.systemd("--every", "02:00", str(other), "--yes")
+    assert (refused.returncode, "drops another file of that name" in refused.stderr) == (3, True)
+    other.unlink()
+    assert home.systemd(*every, "--remove", "--yes").returncode == 0
+    assert {path for path in home.tree() - before if path.is_file()} == set()
+
+
 def test_it_refuses_what_it_has_not_made_and_what_is_not_trusted(home: Home) -> None:
     """A unit that somebody wrote stays;
     a directory without a spool, or one that is not trusted, is none to serve.

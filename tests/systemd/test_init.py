@@ -83,8 +83,8 @@ def test_the_system_s_service_comes_and_goes(bare: tuple[Machine, str]) -> None:
 
 
 def test_a_service_of_ones_own_comes_and_goes(bare: tuple[Machine, str]) -> None:
-    """It serves the spool that `init` made, without root,
-    and leaves nothing but that spool and what holds the key behind.
+    """It serves the spool that `init` made, without root, a timer drops a file there, and they
+    leave nothing but that spool and what holds the key behind.
     """
     machine, address = bare
     machine.run("loginctl", "enable-linger", USER)
@@ -104,6 +104,12 @@ def test_a_service_of_ones_own_comes_and_goes(bare: tuple[Machine, str]) -> None
     task = f"cd {spool} && {_BATCHD} submit --wait sample.json"
     done = machine.try_(*person, "bash", "-c", task)
     assert done.returncode in {0, 1}, done.stderr  # the stand-in of this name writes no fizzbuzz
+    nightly = ("--every", "Mon..Fri 02:00", f"{spool}/sample.json")
+    machine.run(*person, _BATCHD, "init", "--systemd", "--user", *nightly, "--yes", spool)
+    user = (*person, "systemctl", "--user")
+    assert machine.run(*user, "is-active", "batchd-every-sample.timer") == "active\n"
+    machine.run(*user, "start", "batchd-every-sample.service")
+    until((home / "spool/outbox/sample-2/summary.json").exists, machine.last_words)
     machine.run(*person, _BATCHD, "init", "--systemd", "--user", "--remove", "--yes")
     (home / ".config/batchd/env").unlink()
     left = {path for path in {*home.rglob("*")} - before if not path.is_relative_to(home / "spool")}

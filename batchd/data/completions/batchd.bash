@@ -7,7 +7,7 @@
 
 _shtab_batchd_subparsers=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority nice prune tune worker backup restore demo)
 
-_shtab_batchd_init_option_strings=(-h --help --config --model --base-url --key-env --key-file --no-key --agents --systemd --user --remove --yes)
+_shtab_batchd_init_option_strings=(-h --help --config --model --base-url --key-env --key-file --no-key --agents --systemd --user --every --remove --yes)
 _shtab_batchd_serve_option_strings=(-h --help --config --drop-packs)
 _shtab_batchd_run_option_strings=(-h --help --config --prompt --model --check --dir --repo --budget --each --serial --processes --first --here --json)
 _shtab_batchd_submit_option_strings=(-h --help --config --prompt --model --check --dir --repo --budget --each --first --name --wait --json)
@@ -100,6 +100,7 @@ _shtab_batchd_init___help_nargs=0
 _shtab_batchd_init___no_key_nargs=0
 _shtab_batchd_init___systemd_nargs=0
 _shtab_batchd_init___user_nargs=0
+_shtab_batchd_init___every_nargs=2
 _shtab_batchd_init___remove_nargs=0
 _shtab_batchd_init___yes_nargs=0
 _shtab_batchd_serve__h_nargs=0
