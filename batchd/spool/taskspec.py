@@ -1,15 +1,14 @@
 """What a task file may hold: the models that pydantic validates it with, and their JSON Schema, in
-which what stands below a key describes it.
+which the comment above a key describes it.
 """
 
 from __future__ import annotations
 
-import ast
 import inspect
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
-from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -110,15 +109,14 @@ class Limits(Spec):
 class SecretSpec(Spec):
     """The value of a variable that only the task's commands may see: one of these keys."""
 
+    #: The value itself, of at least 6 characters.
+    #:
+    #: It stays in the dropped file: see `from_env` and `from_file`.
     secret: Word | None = None
-    """The value itself, of at least 6 characters.
-
-    It stays in the dropped file: see `from_env` and `from_file`.
-    """
+    #: The name of an environment variable of batchd's own, which [secrets] env must name.
     from_env: str | None = None
-    """The name of an environment variable of batchd's own, which [secrets] env must name."""
+    #: The name of a file in [secrets.files].
     from_file: str | None = None
-    """The name of a file in [secrets.files]."""
 
 
 def _kind(value: Any) -> str:
@@ -134,104 +132,98 @@ Value = Annotated[
 class Defaults(Spec):
     """The keys that a batch may set for all its tasks; a task's own win. null means not given."""
 
+    #: The user's request: the first message of the conversation. Needed.
     first_prompt: str | None = None
-    """The user's request: the first message of the conversation. Needed."""
+    #: The directory to work in.
+    #:
+    #: Empty: a fresh one, outbox/BATCH/TASK. Relative: below [workspace] root.
     dir: str | None = None
-    """The directory to work in.
-
-    Empty: a fresh one, outbox/BATCH/TASK. Relative: below [workspace] root.
-    """
+    #: A repository to work on a clone of its own of, instead of dir:
+    #: a path like dir's, or a URL of [workspace] repos.
     repo: str | None = None
-    """A repository to work on a clone of its own of, instead of dir:
-    a path like dir's, or a URL of [workspace] repos.
-    """
+    #: Of a repo: the branch, tag or commit to begin at; default: what it has checked out.
     ref: Annotated[str, Field(pattern=r"^[^\x00-\x20\x7f]+$", max_length=250)] | None = None
-    """Of a repo: the branch, tag or commit to begin at; default: what it has checked out."""
+    #: copy: work on a copy of dir; in_place: in dir itself, the default.
     workspace: Workspace | None = None
-    """copy: work on a copy of dir; in_place: in dir itself, the default."""
+    #: provider/model; default: [agent] model.
     model: str | None = None
-    """provider/model; default: [agent] model."""
+    #: What its model's calls are sold at; default:
+    #: that of [models."provider/model"], else of [agent].
     service_tier: Tier | None = None
-    """What its model's calls are sold at; default:
-    that of [models."provider/model"], else of [agent].
-    """
+    #: When a call whose tier has no room goes on at the standard price:
+    #: never, or the seconds; default as for service_tier.
     tier_fallback: Fallback | None = None
-    """When a call whose tier has no room goes on at the standard price:
-    never, or the seconds; default as for service_tier.
-    """
+    #: How much the model is to think; default: its table in [models],
+    #: then [agent] effort, then as its provider sees fit.
     effort: Effort | None = None
-    """How much the model is to think; default: its table in [models],
-    then [agent] effort, then as its provider sees fit.
-    """
+    #: What else its model is asked for: temperature, top_p, seed, verbosity,
+    #: as far as its dialect has them.
+    #:
+    #: A task's are laid over its batch's, these over those of its table in [models].
     options: dict[str, Any] | None = None
-    """What else its model is asked for: temperature, top_p, seed, verbosity,
-    as far as its dialect has them.
-
-    A task's are laid over its batch's, these over those of its table in [models].
-    """
+    #: Replaces the opening of batchd's own system prompt.
     system_prompt: str | None = None
-    """Replaces the opening of batchd's own system prompt."""
+    #: Higher goes first; default 0.
     priority: Annotated[int, Field(ge=-_INT32, lt=_INT32)] | None = None
-    """Higher goes first; default 0."""
+    #: Who says that it is done; default: none where there is a check, else [evaluation] by.
     evaluator: Evaluator | None = None
-    """Who says that it is done; default: none where there is a check, else [evaluation] by."""
+    #: A shell command, run in the sandbox after each round; exit 0 accepts it.
     check: Word | None = None
-    """A shell command, run in the sandbox after each round; exit 0 accepts it."""
+    #: apart: with an empty HOME and /tmp; task: with those of the task's commands.
+    #:
+    #: Default: [evaluation] check_in.
     check_in: CheckIn | None = None
-    """apart: with an empty HOME and /tmp; task: with those of the task's commands.
-
-    Default: [evaluation] check_in.
-    """
+    #: A JSON Schema that the final answer must satisfy.
     output_schema: dict[str, Any] | None = None
-    """A JSON Schema that the final answer must satisfy."""
+    #: What it may use up, over [limits]; 0 means no limit.
+    #:
+    #: A task's keys are laid over its batch's.
     limits: Limits | None = None
-    """What it may use up, over [limits]; 0 means no limit.
-
-    A task's keys are laid over its batch's.
-    """
+    #: What its commands may reach: true (everything),
+    #: false, or a list of host names; default false.
     network: Reach | None = None
-    """What its commands may reach: true (everything),
-    false, or a list of host names; default false.
-    """
+    #: Environment variables of its commands, some of them secret.
+    #:
+    #: A task's are laid over its batch's.
     env: dict[Variable, Value] | None = None
-    """Environment variables of its commands, some of them secret.
-
-    A task's are laid over its batch's.
-    """
+    #: The machine of [pool] machines that it is to work on; default: any.
     machine: str | None = None
-    """The machine of [pool] machines that it is to work on; default: any."""
+    #: Words to distinguish tasks by: `batchd cost --by tag`.
     tags: Annotated[list[TagName], Field(max_length=50)] | None = None
-    """Words to distinguish tasks by: `batchd cost --by tag`."""
+    #: Returned untouched in the result.
     metadata: dict[str, Any] | None = None
-    """Returned untouched in the result."""
 
 
 class TaskSpec(Defaults):
     """One job for one agent."""
 
+    #: Unique in its batch; default: its place, as 001.
     id: TaskId | None = None
-    """Unique in its batch; default: its place, as 001."""
+    #: Ids in this batch that must have completed before it starts.
     after: Annotated[list[str], Field(fail_fast=True)] | None = None
-    """Ids in this batch that must have completed before it starts."""
 
 
 class OfBatches(Spec):
     """What is said of a batch as a whole, and is no default for its tasks."""
 
+    #: Caps the whole batch; 0: no cap.
     budget_usd: Amount | None = None
-    """Caps the whole batch; 0: no cap."""
+    #: How many of its tasks work at a time, at most; default: as many as there are slots.
     parallel: Parallel | None = None
-    """How many of its tasks work at a time, at most; default: as many as there are slots."""
+    #: Names of batches that must have completed before any of its tasks starts.
     after_batches: Earlier | None = None
-    """Names of batches that must have completed before any of its tasks starts."""
 
 
 class BatchKeys(Defaults, OfBatches):
     """A batch apart from its tasks, which are validated one by one."""
 
 
+#: In the source: a model, or a key with what stands above it.
+_COMMENTED = re.compile(r"^ *class (\w+)|((?:^ +#:.*\n)+) +(\w+): ", re.MULTILINE)
+
+
 class _Described(GenerateJsonSchema):
-    """The generator, which takes what stands below a key in the source for its description.
+    """The generator, which takes what stands above a key in the source for its description.
 
     pydantic can do so itself, but then reads the source whenever the models are loaded.
     """
@@ -248,22 +240,16 @@ class _Described(GenerateJsonSchema):
 
 @cache
 def _texts() -> Mapping[str, Mapping[str, str]]:
-    """Return, by model and key, what stands below the key."""
-    return {
-        found.name: dict(_below(found))
-        for found in ast.walk(ast.parse(inspect.getsource(sys.modules[__name__])))
-        if isinstance(found, ast.ClassDef)
-    }
-
-
-def _below(model: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    for pair in pairwise(model.body):
-        match pair:
-            case (
-                ast.AnnAssign(target=ast.Name(id=name)),
-                ast.Expr(value=ast.Constant(value=str(text))),
-            ):
-                yield name, inspect.cleandoc(text)
+    """Return, by model and key, what stands above the key."""
+    found: dict[str, dict[str, str]] = {}
+    for model, comment, key in _COMMENTED.findall(inspect.getsource(sys.modules[__name__])):
+        if model:
+            found[model] = texts = {}
+        else:
+            texts[key] = "\n".join(
+                line.strip().removeprefix("#:").strip() for line in comment.splitlines()
+            )
+    return found
 
 
 def schema() -> dict[str, Any]:
@@ -272,8 +258,8 @@ def schema() -> dict[str, Any]:
     """
 
     class Addressed(Spec):
+        #: What an editor checks the file by; no part of any task.
         schema_: str | None = Field(None, alias="$schema")
-        """What an editor checks the file by; no part of any task."""
 
     class Alone(TaskSpec, OfBatches, Addressed):
         """A file of one task."""
@@ -281,8 +267,8 @@ def schema() -> dict[str, Any]:
     class BatchSpec(BatchKeys, Addressed):
         """A batch of tasks, and defaults for them."""
 
+        #: The tasks.
         tasks: list[TaskSpec] = Field(min_length=1)
-        """The tasks."""
 
     models: TypeAdapter[Any] = TypeAdapter(BatchSpec | list[TaskSpec] | Alone)
     document = models.json_schema(schema_generator=_Described)
