@@ -28,7 +28,7 @@ from batchd.sandbox.folders import TaskFolders
 from batchd.sandbox.guard import guard
 from batchd.sandbox.memory_files import memory_file
 from batchd.sandbox.resource_shortage import SHORTAGE_ERRNOS
-from batchd.sandbox.syscalls import ARCHS
+from batchd.sandbox.syscalls import clone_number
 
 #: Of linux/sched.h.
 _NAMESPACES = {
@@ -69,7 +69,7 @@ class Starter:
         text = memory_file(setup)
         try:
             groups = [group.descriptor] if group else []
-            asked = ARCHS[platform.machine()].clone, len(setup), len(groups)
+            asked = clone_number(platform.machine()), len(setup), len(groups)
             theirs = [answers.fileno(), text, *groups, *given]
             socket.send_fds(self._line, [marshal.dumps(asked)], theirs)
         finally:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import errno
 import functools
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from batchd.errors import SandboxUnavailableError
-from batchd.sandbox.syscalls import ABSENT, ARCHS, ATTRIBUTES, BY_REFERENCE, DENIED
+from batchd.sandbox.syscalls import ABSENT, ARCHS, ATTRIBUTES, BY_REFERENCE, DENIED, LOOKED_INTO
 
 # Classic BPF, see linux/bpf_common.h.
 _LOAD = 0x20  # A = 32 bits of struct seccomp_data, at offset k
@@ -123,22 +123,16 @@ def program(machine: str, *, sets_ids: bool = False) -> bytes:
         _load(_NR),
         (_JGE, 0, 1, _X32_BIT),
         _refuse(errno.ENOSYS),
-        *_on(arch.clone, _clone()),
-        *_on(arch.ioctl, _ioctl()),
-        *_on(arch.socket, _socket()),
-        *_on(arch.socketpair, _socket()),
-        *_on(arch.prctl, _prctl()),
-        *_on(arch.fallocate, _fallocate()),
-        *_on(arch.shmget, _shmget()),
-        *_on(arch.setsockopt, _setsockopt()),
     ]
+    for name, rule in _RULES.items():
+        code += _on(LOOKED_INTO[name][arch.column], rule())
     for number in _OPAQUE.values():
         code += _on(number, [_refuse(errno.ENOSYS)])
     modes = () if sets_ids else ((_CHANGES, _change), (_MAKES, _mode), (_OPENS, _opening))
-    for calls, rule in modes:
+    for calls, of_mode in modes:
         for *numbers, argument in calls.values():
             if (number := numbers[arch.column]) is not None:
-                code += _on(number, rule(argument))
+                code += _on(number, of_mode(argument))
     for refused, answer in (
         (ABSENT, [_refuse(errno.ENOSYS)]),
         (BY_REFERENCE, [_refuse(errno.EINVAL)]),
@@ -280,3 +274,15 @@ def _shmget() -> list[_Line]:
         too_large,
         _give(_ALLOW),
     ]
+
+
+_RULES: Mapping[str, Callable[[], list[_Line]]] = {
+    "clone": _clone,
+    "ioctl": _ioctl,
+    "socket": _socket,
+    "socketpair": _socket,
+    "prctl": _prctl,
+    "fallocate": _fallocate,
+    "shmget": _shmget,
+    "setsockopt": _setsockopt,
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 #: Refused with EPERM: number on x86-64, number on arm64 (None: not there).
 DENIED: Mapping[str, tuple[int, int | None]] = {
@@ -88,46 +88,32 @@ ATTRIBUTES: Mapping[str, tuple[int, int]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Arch:
-    """The numbers that differ between processors."""
-
-    audit: int
-    column: int
-    ioctl: int
-    clone: int
-    socket: int
-    socketpair: int
-    prctl: int
-    fallocate: int
-    shmget: int
-    setsockopt: int
-
-
-ARCHS: Mapping[str, Arch] = {
-    "x86_64": Arch(
-        audit=0xC000003E,
-        column=0,
-        ioctl=16,
-        clone=56,
-        socket=41,
-        socketpair=53,
-        prctl=157,
-        fallocate=285,
-        shmget=29,
-        setsockopt=54,
-    ),
-    # Built from the kernel's tables, never run.
-    "aarch64": Arch(
-        audit=0xC00000B7,
-        column=1,
-        ioctl=29,
-        clone=220,
-        socket=198,
-        socketpair=199,
-        prctl=167,
-        fallocate=47,
-        shmget=194,
-        setsockopt=208,
-    ),
+#: Calls that have rules of their own, by their arguments.
+LOOKED_INTO: Mapping[str, tuple[int, int]] = {
+    "clone": (56, 220),
+    "ioctl": (16, 29),
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+    "prctl": (157, 167),
+    "fallocate": (285, 47),
+    "shmget": (29, 194),
+    "setsockopt": (54, 208),
 }
+
+
+class Arch(NamedTuple):
+    """What differs between processors."""
+
+    #: What the kernel calls it in ``seccomp_data``.
+    audit: int
+    #: The place of its number in each pair.
+    column: int
+
+
+#: The numbers of aarch64 are the kernel's tables', never run.
+ARCHS: Mapping[str, Arch] = {"x86_64": Arch(0xC000003E, 0), "aarch64": Arch(0xC00000B7, 1)}
+
+
+def clone_number(machine: str) -> int:
+    """Return the number of ``clone`` on a processor that has rules."""
+    return LOOKED_INTO["clone"][ARCHS[machine].column]
