@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence, Set as AbstractSet
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -322,7 +321,7 @@ class Daemon:
             undo.push_async_callback(inbox.stop)
             self.loop.spawn(self.intake.run(inbox, earlier), endless=True)
         if self._watch and config.pool.engine == "ray":
-            cluster = Cluster(partial(tuning.cluster, self.current), pool, self._workload)
+            cluster = Cluster(lambda: self.current.config, pool, self._workload)
             troubles.also(Action.CLUSTER_TROUBLE, lambda: cluster.trouble)
             self.loop.spawn(cluster.run(), endless=True)
         await server.start()  # last, for who waits for it takes it for the sign that all is up

@@ -8,9 +8,7 @@ from dataclasses import replace
 from batchd import wire
 from batchd.config import Config
 from batchd.daemon import scratch
-from batchd.daemon.current_config import CurrentConfig
 from batchd.errors import NotPossibleError
-from batchd.pool.cluster import ClusterTerms
 from batchd.pool.supervisor import PoolShape
 from batchd.records import Endpoint
 
@@ -72,21 +70,4 @@ def settings(config: Config, known: Mapping[str, Endpoint]) -> wire.WorkerSettin
             # travel, and a machine is not asked for it.
             if not any(replace(endpoint, api_key="").secrets())
         },
-    )
-
-
-def cluster(current: CurrentConfig) -> ClusterTerms:
-    """Return how many workers there may be on a Ray cluster, and what each takes."""
-    config, ray = current.config, current.config.ray
-    return ClusterTerms(
-        address=ray.address,
-        token_file=ray.token_file,
-        least=min(ray.min_processes, config.pool.processes),
-        most=config.pool.processes,
-        agents_per_process=config.pool.agents_per_process,
-        cpus=ray.cpus_per_process,
-        memory_bytes=ray.memory_mb_per_process << 20,
-        folders=tuple(_shared(config)),
-        policy=config.sandbox_policy(),
-        lease_s=config.pool.heartbeat_timeout_s,
     )

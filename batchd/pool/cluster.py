@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 import batchd
 from batchd import processes
+from batchd.config import Config
+from batchd.config.sections import RaySection
 from batchd.errors import NotPossibleError
 from batchd.log import Action
 from batchd.pauses import doubled
@@ -42,11 +43,9 @@ from batchd.pool.bridge_messages import (
     Up,
     WorkerStopped,
 )
-from batchd.pool.pool_worker import PoolWorker
 from batchd.pool.remote import RemoteWorker, Trouble, troubled
 from batchd.pool.sealed_stream import KEY_BYTES, SealedStream
 from batchd.pool.supervisor import Supervisor
-from batchd.records import SandboxPolicy
 from batchd.sandbox import shown
 
 #: How often the workers are held against the work there is, in seconds.
@@ -76,26 +75,6 @@ _OWN_FILE = "~/.ray/auth_token"
 _PASSED = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterTerms:
-    """How many workers there may be, and what each of them takes:
-    ``[pool]`` and ``[ray]`` of the configuration.
-    """
-
-    #: Of the cluster's head.
-    address: str
-    token_file: str
-    least: int
-    most: int
-    agents_per_process: int
-    #: What a worker takes of its node.
-    cpus: float
-    memory_bytes: int
-    folders: tuple[str, ...]
-    policy: SandboxPolicy
-    lease_s: float
-
-
 @dataclass(slots=True, eq=False)
 class _Post:
     """One worker, from the order to find room for it to its end."""
@@ -112,13 +91,13 @@ class Cluster:
     """Keeps the workers. ``run`` it beside the pool."""
 
     def __init__(
-        self, terms: Callable[[], ClusterTerms], pool: Supervisor, work: Callable[[], int]
+        self, config: Callable[[], Config], pool: Supervisor, work: Callable[[], int]
     ) -> None:
-        """``terms`` returns those of today.
+        """``config`` returns that of today.
 
         ``work`` returns how many tasks are at work, or could be.
         """
-        self._terms = terms
+        self._config = config
         self._pool = pool
         self._work = work
         self._posts: dict[int, _Post] = {}
@@ -157,13 +136,13 @@ class Cluster:
 
     async def _cross(self) -> None:
         """Run one bridge to its end."""
-        terms = self._terms()
+        ray = self._config().ray
         bridge = await asyncio.create_subprocess_exec(
-            *_command(terms.address, terms.token_file),
+            *_command(ray.address, ray.token_file),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,  # Ray's own lines; what matters comes as news
-            env=_environment(terms.token_file),
+            env=_environment(ray.token_file),
             process_group=0,
         )
         self._bridge = bridge
@@ -214,7 +193,7 @@ class Cluster:
             await asyncio.gather(listening, return_exceptions=True)
 
     def _unanswered(self) -> str:
-        return f"the Ray cluster at {self._terms().address} does not answer any more"
+        return f"the Ray cluster at {self._config().ray.address} does not answer any more"
 
     def _take(self, news: bridge_messages.News) -> None:
         match news:
@@ -239,7 +218,7 @@ class Cluster:
             case RoomFound(badge=badge, node_id=node_id):
                 post = self._posts.get(badge)
                 if post is not None and not post.ending:
-                    worker = RayWorker(self._pool.received, self, badge, node_id, self._terms())
+                    worker = RayWorker(self._pool, self, badge, node_id)
                     post.worker = worker
                     self._pool.admit(worker)
             case WorkerStopped(badge=badge, cause=cause):
@@ -269,10 +248,10 @@ class Cluster:
 
     def _fit(self) -> None:
         """Ask for workers, or end some."""
-        now, terms = time.monotonic(), self._terms()
+        now, pool, ray = time.monotonic(), self._config().pool, self._config().ray
         kept = {badge: post for badge, post in self._posts.items() if not post.ending}
-        work = -(-self._work() // terms.agents_per_process)
-        wanted = max(0, min(terms.most, max(terms.least, work)))
+        work = -(-self._work() // pool.agents_per_process)
+        wanted = max(0, min(pool.processes, max(ray.min_processes, work)))
         self._avoided = {node: until for node, until in self._avoided.items() if until > now}
         avoid = tuple(sorted(self._avoided))
         if len(kept) > wanted:
@@ -284,8 +263,8 @@ class Cluster:
                 self.order(
                     FindRoom(
                         badge=self._badge,
-                        cpus=terms.cpus,
-                        memory_bytes=terms.memory_bytes,
+                        cpus=ray.cpus_per_process,
+                        memory_bytes=ray.memory_mb_per_process << 20,
                         avoid=avoid,
                     )
                 )
@@ -295,7 +274,7 @@ class Cluster:
                 self._dismiss(badge, post)
         if not wanted and not kept:
             self.trouble = None  # whatever it was, nothing waits for it
-        if pending and (lacks := self._lacking(terms)):
+        if pending and (lacks := self._lacking(ray)):
             fix = "lower [ray] cpus_per_process or memory_mb_per_process, or add a node"
             self.troubled(lacks, fix)
         elif len(pending) == len(kept) and any(
@@ -303,16 +282,16 @@ class Cluster:
         ):
             self.troubled("there is no room on the Ray cluster for a worker", _NO_ROOM_FIX)
 
-    def _lacking(self, terms: ClusterTerms) -> str:
+    def _lacking(self, ray: RaySection) -> str:
         """Return what a worker takes that no node has; empty: one has it."""
         if self._nodes is None:
             return ""
         if not self._nodes:
             return "the Ray cluster has no node"
-        for node in self._nodes:
-            if node.cpus >= terms.cpus and node.memory_bytes >= terms.memory_bytes:
-                return ""
-        wanted = f"{terms.cpus:g} CPUs and {terms.memory_bytes >> 20:,} MB"
+        cpus, megabytes = ray.cpus_per_process, ray.memory_mb_per_process
+        if any(n.cpus >= cpus and n.memory_bytes >= megabytes << 20 for n in self._nodes):
+            return ""
+        wanted = f"{cpus:g} CPUs and {megabytes:,} MB"
         largest = max(self._nodes, key=lambda each: (each.cpus, each.memory_bytes))
         has = f"{largest.cpus:g} and {largest.memory_bytes >> 20:,} MB"
         return f"a worker takes {wanted}, and the largest node of the Ray cluster has {has}"
@@ -361,21 +340,8 @@ class Cluster:
 class RayWorker(RemoteWorker):
     """One worker on a node of the cluster, and the sealed stream to it."""
 
-    def __init__(
-        self,
-        received: Callable[[PoolWorker, Any], None],
-        cluster: Cluster,
-        badge: int,
-        node_id: str,
-        terms: ClusterTerms,
-    ) -> None:
-        super().__init__(
-            received,
-            node=node_id[:_NODE_ID_CHARS],
-            folders=terms.folders,
-            policy=terms.policy,
-            lease_s=terms.lease_s,
-        )
+    def __init__(self, pool: Supervisor, cluster: Cluster, badge: int, node_id: str) -> None:
+        super().__init__(pool.received, node_id[:_NODE_ID_CHARS], pool.remote_terms)
         self.badge = badge
         self.node_id = node_id
         self._cluster = cluster

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePath
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
@@ -62,6 +62,16 @@ _STARTS = 2
 Trouble: TypeAlias = tuple[NotPossibleError, float]
 
 
+class RemoteTerms(NamedTuple):
+    """What workers elsewhere and this machine have in common."""
+
+    #: What they share.
+    folders: Sequence[str]
+    policy: SandboxPolicy
+    #: How long one may go on after each heartbeat, in seconds.
+    lease_s: float
+
+
 class RemoteWorker(PoolWorker):
     """One worker elsewhere.
 
@@ -73,20 +83,14 @@ class RemoteWorker(PoolWorker):
     def __init__(
         self,
         received: Callable[[PoolWorker, Any], None],
-        *,
         node: str,
-        folders: Sequence[str],
-        policy: SandboxPolicy,
-        lease_s: float,
+        terms: RemoteTerms,
     ) -> None:
-        """``node``: what it is called until it has said where it is.
-
-        ``folders``: what it shares with this machine. ``lease_s``: how long it may go on after each
-        heartbeat.
-        """
+        """``node``: what it is called until it has said where it is."""
         super().__init__(received)
         self.node = node
-        self.lease_s = lease_s
+        self.terms = terms
+        self.lease_s = terms.lease_s
         #: Whether its parent has seen it die by itself.
         self.died = False
         #: What was put into each folder, by what proves it.
@@ -95,8 +99,6 @@ class RemoteWorker(PoolWorker):
         self.salt = os.urandom(16).hex()
         #: What helps where no task can run there.
         self.fix = ""
-        self.folders = folders
-        self.policy = policy
         #: The providers whose keys it does not have, and those of which it has another one than the
         #: daemon.
         self.lacks: frozenset[str] = frozenset()
@@ -147,7 +149,9 @@ class RemoteWorker(PoolWorker):
 
         Raises ``OSError`` where it does not.
         """
-        self.words = await aside(partial(shared_folders.ask, self.folders, self.policy), "machine")
+        self.words = await aside(
+            partial(shared_folders.ask, self.terms.folders, self.terms.policy), "machine"
+        )
         stream = None
         try:
             self._insist()
@@ -218,7 +222,7 @@ class RemoteWorker(PoolWorker):
         if why := clock_problem(facts.at):
             return why, CLOCK_FIX
         for proof, word in self.words.items():
-            look = partial(shared_folders.problem, proof, word, self.policy)
+            look = partial(shared_folders.problem, proof, word, self.terms.policy)
             if why := await aside(look, "machine"):
                 return why, "mount it there at the same path, with the same users"
         await aside(partial(shared_folders.forget, self.words), "machine")
@@ -307,10 +311,8 @@ class Machine:
     """A machine that workers are kept on."""
 
     section: MachineSection
-    #: What it shares with this one.
-    folders: Sequence[str]
-    policy: SandboxPolicy
-    lease_s: float
+    #: Those of workers that start there from now on.
+    terms: RemoteTerms
     #: Why no task can run there, with the fix, and since when; None: some can.
     trouble: Trouble | None = None
     #: Whether the configuration has it no more.
@@ -339,13 +341,7 @@ class MachineWorker(RemoteWorker):
     """One worker of a machine, and the command that reaches it."""
 
     def __init__(self, received: Callable[[PoolWorker, Any], None], machine: Machine) -> None:
-        super().__init__(
-            received,
-            node=machine.section.called,
-            folders=machine.folders,
-            policy=machine.policy,
-            lease_s=machine.lease_s,
-        )
+        super().__init__(received, machine.section.called, machine.terms)
         self.machine = machine.section.called
         self._machine = machine
         self._process: asyncio.subprocess.Process | None = None

@@ -16,7 +16,14 @@ from batchd.pauses import doubled
 from batchd.pool import code
 from batchd.pool.local import LocalEngine
 from batchd.pool.pool_worker import PoolWorker
-from batchd.pool.remote import CLOCK_FIX, Machine, RemoteWorker, Trouble, clock_problem
+from batchd.pool.remote import (
+    CLOCK_FIX,
+    Machine,
+    RemoteTerms,
+    RemoteWorker,
+    Trouble,
+    clock_problem,
+)
 from batchd.records import Place, Ref
 from batchd.records.tasks import ANYWHERE
 
@@ -142,21 +149,22 @@ class Supervisor:
                     if worker.machine == name:
                         self.retire(worker)
         for machine in self.machines.values():  # for those who start from now on
-            machine.folders, machine.policy = self._shape.folders, self._settings.sandbox
+            machine.terms = self.remote_terms
         for worker in self.workers:
             if isinstance(worker, RemoteWorker) and worker.greeted:
-                proved = worker.folders, worker.policy.user
+                proved = worker.terms.folders, worker.terms.policy.user
                 if proved != (self._shape.folders, self._settings.sandbox.user):
                     self.retire(worker)  # another one proves what is shared now
         for name in wanted.keys() - self.machines.keys():
-            self.machines[name] = machine = Machine(
-                wanted[name],
-                self._shape.folders,
-                self._settings.sandbox,
-                self._shape.heartbeat_timeout_s,
-            )
+            self.machines[name] = machine = Machine(wanted[name], self.remote_terms)
             for _ in range(machine.section.processes):
                 self._begin(self._keep(machine))
+
+    @property
+    def remote_terms(self) -> RemoteTerms:
+        """The terms of workers elsewhere that start now."""
+        shape = self._shape
+        return RemoteTerms(shape.folders, self._settings.sandbox, shape.heartbeat_timeout_s)
 
     def machine_trouble(self) -> Trouble | None:
         """Return the trouble that machines have no workers, and since when; None: all have some."""
