@@ -291,8 +291,7 @@ class Attempts:
         assert batch is not None, "a batch is open while its tasks are"
         assert active.given is not None, "it has an attempt"
         run = self.starting.order(active, batch, active.given)
-        for listener in main_loop.listeners():
-            listener.task_dispatched(ref, batch, run.terms)
+        main_loop.tell(lambda listener: listener.task_dispatched(ref, batch, run.terms))
         if not self.pool.run(active.worker, run):
             self.take(inputs.Lost(ref))
 
@@ -327,8 +326,7 @@ class Attempts:
         # Only now: who cancels it meanwhile must find it, and not end it under our hands.
         self._settled(active, inputs.Settled(ref, given_back=status is TaskStatus.PARKED))
         if status is TaskStatus.PARKED and self._lifecycle.open(ref):
-            for listener in main_loop.listeners():
-                listener.task_parked(ref, active.park)
+            main_loop.tell(lambda listener: listener.task_parked(ref, active.park))
         main_loop.wake()
 
     async def _recover(self, active: ActiveAttempt, *, counted: bool, alone: bool) -> None:
@@ -371,8 +369,7 @@ class Attempts:
         """Forget an attempt that is over."""
         self._active.pop(active.ref, None)
         self._governor.close_task(active.ref)
-        for listener in main_loop.listeners():
-            listener.task_left(active.ref)
+        main_loop.tell(lambda listener: listener.task_left(active.ref))
 
     # What the pool reports
 
@@ -395,8 +392,7 @@ class Attempts:
             case wire.Progress(step=step, detail=detail):
                 active.step, active.detail, active.since = step, detail, time.time()
                 active.lines().step(step, detail)
-                for listener in main_loop.listeners():
-                    listener.task_progress(ref, step, detail)
+                main_loop.tell(lambda listener: listener.task_progress(ref, step, detail))
             case wire.Done():
                 self._done(active, message)
 
@@ -432,8 +428,7 @@ class Attempts:
                 cause=worker.cause,
                 tasks=tasks,
             )
-            for listener in main_loop.listeners():
-                listener.worker_died(worker.cause)
+            main_loop.tell(lambda listener: listener.worker_died(worker.cause))
         # Without an attempt it is still being started: that finds the worker dead by itself.
         known = [self.get(ref) for ref, number in lost.items() if number]
         theirs = [active for active in known if active is not None and active.worker is worker]

@@ -129,8 +129,7 @@ class OpenBatches:
             get_logger().info(
                 Action.BATCH_RECEIVED, batch=batch.name, tasks=len(tasks), request=batch.request
             )
-            for listener in main_loop.listeners():
-                listener.batch_received(batch, tasks)
+            main_loop.tell(lambda listener: listener.batch_received(batch, tasks))
             main_loop.wake()
         return batch
 
@@ -141,8 +140,7 @@ class OpenBatches:
             self._open[batch.name] = OpenBatch(batch)
             errors = [str(problem) for problem in problems]
             get_logger().warning(Action.BATCH_REJECTED, batch=batch.name, errors=errors)
-            for listener in main_loop.listeners():
-                listener.batch_rejected(batch, problems)
+            main_loop.tell(lambda listener: listener.batch_rejected(batch, problems))
             self.look(batch.name)
         return batch
 
@@ -277,8 +275,7 @@ class OpenBatches:
         self._governor.money.close_batch(batch.name)
         if not problems:
             get_logger().info(Action.BATCH_FINISHED, batch=batch.name, tasks=len(sums))
-            for listener in main_loop.listeners():
-                listener.batch_finished(batch, summary)
+            main_loop.tell(lambda listener: listener.batch_finished(batch, summary))
         if known.done:
             known.done.set()
 

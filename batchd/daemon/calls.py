@@ -280,5 +280,4 @@ class Calls:
         elif isinstance(event, Suspended):
             active.suspended = event
         active.lines().event(event)
-        for listener in main_loop.listeners():
-            listener.task_event(active.ref, event)
+        main_loop.tell(lambda listener: listener.task_event(active.ref, event))

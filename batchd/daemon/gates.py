@@ -408,8 +408,7 @@ class MoneyWaits:
         if not self._announced:
             self._announced = True
             get_logger().warning(Action.BUDGET_REACHED, message=self._message)
-            for listener in main_loop.listeners():
-                listener.budget_reached("", self._message)
+            main_loop.tell(lambda listener: listener.budget_reached("", self._message))
 
     def look(self) -> None:
         """See whether any task waits yet: one has ended."""

@@ -147,9 +147,10 @@ def spawn(work: Coroutine[Any, Any, object], *, endless: bool = False) -> asynci
     return current().spawn(work, endless=endless)
 
 
-def listeners() -> list[Listener]:
-    """Return those who hear what happens in the daemon that runs here."""
-    return current().listeners
+def tell(hook: Callable[[Listener], None]) -> None:
+    """Have all hear it who listen to the daemon that runs here."""
+    for listener in current().listeners:
+        hook(listener)
 
 
 def wake() -> None:

@@ -218,8 +218,7 @@ class ParkingLot(Listener):
         """Report that the money of a batch is spent, once; its tasks end one by one."""
         if batch not in self._spent:
             self._spent.add(batch)
-            for listener in main_loop.listeners():
-                listener.budget_reached(batch, message)
+            main_loop.tell(lambda listener: listener.budget_reached(batch, message))
 
     # What the governor reports, one after the other
 
@@ -299,8 +298,7 @@ class ParkingLot(Listener):
             how_to_go_on=how,
         )
         if news and parking.cause is not Cause.TIER:  # that comes and goes
-            for listener in main_loop.listeners():
-                listener.provider_parked(parking, how)
+            main_loop.tell(lambda listener: listener.provider_parked(parking, how))
 
     def _half_opened(self, name: str) -> None:
         """Let one task try a parked provider, or model, if there is a key to try it with."""
@@ -321,8 +319,7 @@ class ParkingLot(Listener):
         if self._lift(key, keep=(Cause.PAUSED,)):
             main_loop.spawn(self._forget(key))
             if outage is not None and outage.cause is not Cause.TIER:
-                for listener in main_loop.listeners():
-                    listener.provider_resumed(outage)
+                main_loop.tell(lambda listener: listener.provider_resumed(outage))
 
     def _gave_up(self, name: str, cause: Cause, message: str) -> None:
         """End the tasks of a provider, or of a model."""

@@ -198,8 +198,7 @@ class Publisher:
         self._lifecycle.take(inputs.Ended(ref, event.status))  # who ends it publishes it
         if fresh:
             task_log.write(ref, event)
-            for listener in main_loop.listeners():
-                listener.task_event(ref, event)
+            main_loop.tell(lambda listener: listener.task_event(ref, event))
 
     async def publish(self, ref: Ref, events: Sequence[Event] = ()) -> None:
         """Write a task's files, and note it. ``events``: all of its own, where they are at hand."""
@@ -255,8 +254,7 @@ class Publisher:
     def _published(self, ref: Ref, finished: TaskFinished) -> None:
         self._follow(inputs.Published(ref, finished.status))
         self._batches.near_end(ref.batch)
-        for listener in main_loop.listeners():
-            listener.task_finished(ref, finished)
+        main_loop.tell(lambda listener: listener.task_finished(ref, finished))
 
     def _follow(self, given: inputs.Published | inputs.EndRefused) -> None:
         """End what comes after a task that did not complete."""

@@ -142,8 +142,7 @@ class Reloader:
         prices = Prices(config.models)
         known, missing = tuning.endpoints(config)
         self._current.config, self._current.prices = config, prices
-        for listener in main_loop.listeners():
-            listener.config_changed(config)
+        main_loop.tell(lambda listener: listener.config_changed(config))
         self._governor.retune(config, missing)
         self._pool.retune(self._shape(config), tuning.settings(config, known))
         main_loop.wake()
