@@ -14,7 +14,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator, Set as AbstractSet
+from collections.abc import Set as AbstractSet
 
 from batchd.errors import SandboxError
 from batchd.sandbox.guard import guard
@@ -61,8 +61,7 @@ class ChildProcess:
 
     async def wait(self) -> None:
         """Return when it has ended; what it started may still run."""
-        with ending(self.pid) as ended:
-            await ended
+        await ended(self.pid)
 
     async def end(self) -> None:
         """Kill whatever still runs, and return when all of it is dead;
@@ -117,66 +116,45 @@ def running(kind: int, number: int, options: int = 0) -> bool | None:
         return None
 
 
-@contextlib.contextmanager
-def ending(pid: int) -> Iterator[asyncio.Future[None]]:
-    """Give a future that is done when a child, which was not waited for, has ended."""
-    loop = asyncio.get_running_loop()
-    ended = loop.create_future()
+async def ended(pid: int) -> None:
+    """Return when a child has ended, which was not waited for."""
     try:
         descriptor = os.pidfd_open(pid)
-    except OSError:
-        look = loop.create_task(_looked_at(pid, ended))
-        try:
-            yield ended
-        finally:
-            look.cancel()
+    except OSError:  # there is none left to see it by
+        while running(os.P_PID, pid, os.WNOWAIT):  # noqa: ASYNC110 (a process sets no event)
+            await asyncio.sleep(_LOOK_S)
         return
-    loop.add_reader(descriptor, _settle, ended)
     try:
-        yield ended
+        await readable(descriptor)
     finally:
-        loop.remove_reader(descriptor)
         os.close(descriptor)
 
 
 async def readable(descriptor: int, within_s: float | None = None) -> bool:
     """Wait until something can be read, or never will be; return whether that is so by then."""
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(descriptor, _settle, ready)
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
     try:
-        await asyncio.wait((ready,), timeout=within_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await ready.wait()
     finally:
         loop.remove_reader(descriptor)
-    return ready.done()
-
-
-async def _looked_at(pid: int, ended: asyncio.Future[None]) -> None:
-    """Look at a child now and then: there is no descriptor left to see it by."""
-    while running(os.P_PID, pid, os.WNOWAIT):  # noqa: ASYNC110 (a process sets no event)
-        await asyncio.sleep(_LOOK_S)
-    _settle(ended)
-
-
-def _settle(ended: asyncio.Future[None]) -> None:
-    if not ended.done():
-        ended.set_result(None)
+    return ready.is_set()
 
 
 async def dead(pid: int) -> bool:
     """Wait for the death of a killed child, and return whether this was cancelled meanwhile."""
-    if not running(os.P_PID, pid, os.WNOWAIT):
-        return False
     clock = asyncio.get_running_loop().time
-    deadline = clock() + DYING_S
-    cancelled = False
-    with ending(pid) as ended:
-        while (left := deadline - clock()) > 0 and running(os.P_PID, pid, os.WNOWAIT):
-            try:
-                if ended.done():  # dead, but a debugger that traces it learns it first
-                    await asyncio.sleep(_POLL_S)
-                else:
-                    await asyncio.wait((ended,), timeout=left)
-            except asyncio.CancelledError:
-                cancelled = True
+    deadline, cancelled = clock() + DYING_S, False
+    end = asyncio.ensure_future(ended(pid))
+    while running(os.P_PID, pid, os.WNOWAIT) and (left := deadline - clock()) > 0:
+        try:
+            if end.done():  # dead, but a debugger that traces it learns it first
+                await asyncio.sleep(_POLL_S)
+            else:
+                await asyncio.wait((end,), timeout=left)
+        except asyncio.CancelledError:
+            cancelled = True
+    end.cancel()
     return cancelled

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from batchd.errors import SandboxError
 from batchd.sandbox.child import ChildProcess
-from batchd.sandbox.command_watch import CommandWatcher
+from batchd.sandbox.command_watch import CommandWatcher, WatchedSandbox
 from batchd.sandbox.disk import DiskUsage
 from batchd.sandbox.memory_files import memory_file
 from batchd.sandbox.output import CommandOutput, OutputReader
@@ -90,7 +90,7 @@ async def _once(
             rest.push_async_callback(child.end)
             watch = None
             if limits is not None:
-                watch = limits[0].sandbox(child, limits[1])
+                watch = WatchedSandbox(child, limits[1])
                 rest.callback(limits[0].forget, watch)
                 limits[0].begin(watch)
             try:

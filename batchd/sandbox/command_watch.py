@@ -15,7 +15,6 @@ from collections.abc import Sequence, Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from batchd.records import SandboxPolicy
 from batchd.sandbox.child import ChildProcess
 from batchd.sandbox.disk import DiskUsage
 from batchd.sandbox.entrance import Entrance
@@ -48,13 +47,10 @@ _SLACK = 1 << 20
 class WatchedSandbox:
     """A sandbox in which something runs, or a command without one."""
 
-    policy: SandboxPolicy
     child: Entrance | ChildProcess
     disk: DiskUsage
     #: Processes of ours that hold it, and start and adopt what runs there.
-    frame: AbstractSet[int]
-    #: Those of ours that read there what no command waits for: they do not count.
-    drains: AbstractSet[int]
+    frame: AbstractSet[int] = field(init=False)
     #: When the last command began, by the monotonic clock.
     began: float = 0.0
     #: Which limit it has passed, and by what; it is killed then.
@@ -71,6 +67,9 @@ class WatchedSandbox:
     #: that of its children.
     gone_s: float = 0.0
     before: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.frame = self.child.frame
 
     def begin(self) -> None:
         """Begin to count, for a command that begins. Raises ``OSError``."""
@@ -101,7 +100,7 @@ class WatchedSandbox:
 
         In any thread.
         """
-        policy, limit = self.policy, self.policy.max_memory_bytes
+        policy, limit = self.disk.policy, self.disk.policy.max_memory_bytes
         cpu_s = self._cpu_s(processes)
         if 0 < policy.max_cpu_s < cpu_s:
             return 1.0, (
@@ -111,7 +110,8 @@ class WatchedSandbox:
         if self.child.group is not None:
             return 0.0, ""
         processes = [process for process in processes if process.number not in self.frame]
-        there = (p for p in processes if self.drains.isdisjoint((p.number, p.parent)))
+        # What reads there what no command waits for does not count.
+        there = (p for p in processes if self.child.drains.isdisjoint((p.number, p.parent)))
         count = sum(process.threads for process in there)
         if count > policy.max_processes:
             return 1.0, (
@@ -129,7 +129,7 @@ class WatchedSandbox:
         return max(used[0] / limit, count / policy.max_processes), ""
 
     def _too_much(self, took: str) -> str:
-        limit = amount(self.policy.max_memory_bytes)
+        limit = amount(self.disk.policy.max_memory_bytes)
         return f"its processes {took}; [sandbox] max_memory_bytes allows {limit}"
 
     def _cpu_s(self, processes: Sequence[ProcessUsage]) -> float:
@@ -159,7 +159,7 @@ class WatchedSandbox:
 
         Looks quickly, and at too much, where that is below the limit all the same.
         """
-        limit = self.policy.max_memory_bytes
+        limit = self.disk.policy.max_memory_bytes
         opened, (files, sockets) = OpenFiles.by(processes, limit), self._beside()
         files, kernel = files + opened.nameless((memory_device(),)), opened.kernel + sockets
         total = files + kernel + sum(process.resident for process in processes)
@@ -202,15 +202,10 @@ class WatchedSandbox:
 class CommandWatcher:
     """The watcher of one process's commands. To be used on its loop."""
 
-    def __init__(self, policy: SandboxPolicy) -> None:
-        self._policy = policy
+    def __init__(self) -> None:
         self._watched: set[WatchedSandbox] = set()
         self._looking: asyncio.Task[None] | None = None
         self._disks: set[asyncio.Task[None]] = set()
-
-    def sandbox(self, child: Entrance | ChildProcess, disk: DiskUsage) -> WatchedSandbox:
-        """Return what can be watched: a sandbox that is made, or a plain command."""
-        return WatchedSandbox(self._policy, child, disk, child.frame, child.drains)
 
     def begin(self, watch: WatchedSandbox) -> None:
         """Watch it, for a command that begins, until it is forgotten. Raises ``OSError``."""

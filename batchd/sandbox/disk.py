@@ -44,7 +44,7 @@ class DiskUsage:
         ``certain``: it held no more.
         """
         self._folders = folders
-        self._policy = policy
+        self.policy = policy
         self._base = base
         self._certain = certain
         self._due = time.monotonic() + (0.0 if base is None else _PAUSE_S)
@@ -62,7 +62,7 @@ class DiskUsage:
         """Return what measures the same directory with another /tmp."""
         self._used = True
         return DiskUsage(
-            folders, self._policy, base=self._base, certain=self._certain, over=self.over
+            folders, self.policy, base=self._base, certain=self._certain, over=self.over
         )
 
     def begin(self) -> None:
@@ -154,7 +154,7 @@ class DiskUsage:
         return self.over
 
     def _excess(self, grown: int, tmp: int, kept: int) -> str:
-        policy, self.used = self._policy, grown + tmp + kept
+        policy, self.used = self.policy, grown + tmp + kept
         if tmp > policy.tmp_bytes:
             return f"its /tmp holds {amount(tmp)}; [sandbox] tmp_bytes allows {amount(policy.tmp_bytes)}"
         if self.used > policy.max_disk_bytes:

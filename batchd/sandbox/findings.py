@@ -17,7 +17,7 @@ from batchd.records import SandboxPolicy
 from batchd.records.policy import listed as host_list
 from batchd.sandbox import cgroup, seccomp
 from batchd.sandbox.command_user import as_root, limits, prefix
-from batchd.sandbox.network import AllowedHosts, NetworkDoor
+from batchd.sandbox.network import AllowedHosts
 from batchd.sandbox.probe import (
     OTHERWISE,
     confining,
@@ -201,10 +201,9 @@ def _way_out(policy: SandboxPolicy) -> str:
     """
     who, seen = someone(policy), what_is_shown(policy)
     fix = "allow batchd to enter the namespaces of its own commands (setns), or let no task have a list of hosts"
-    door = NetworkDoor(AllowedHosts(()))
     try:
         with folder_of(who) as directory:
-            asyncio.run(trial(found(), policy, who, directory, seen, door))
+            asyncio.run(trial(found(), policy, who, directory, seen, AllowedHosts(())))
     except (OSError, SandboxError) as error:
         raise SandboxUnavailableError(f"no list of hosts can be kept ({error}): {fix}") from error
     return "a trial command had the proxy; "

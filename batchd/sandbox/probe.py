@@ -26,7 +26,7 @@ from batchd.sandbox.command_watch import CommandWatcher
 from batchd.sandbox.disk import DiskUsage
 from batchd.sandbox.entrance import Entrance
 from batchd.sandbox.folders import TaskFolders
-from batchd.sandbox.network import NetworkDoor
+from batchd.sandbox.network import AllowedHosts
 from batchd.sandbox.output import CommandOutput
 from batchd.sandbox.shown import ShownPaths
 from batchd.sandbox.task_sandbox import SandboxMaking, TaskSandbox
@@ -166,7 +166,7 @@ async def trial(
     who: CommandUser,
     directory: int,
     seen: ShownPaths,
-    door: NetworkDoor | None = None,
+    hosts: AllowedHosts | None = None,
 ) -> CommandEnd:
     """Have a command say in a sandbox how it is confined. Raises ``OSError``, ``SandboxError``."""
     folders = TaskFolders(directory)
@@ -180,9 +180,9 @@ async def trial(
             who=who,
             cover=seen.options(),
         ),
-        watcher=CommandWatcher(policy),
+        watcher=CommandWatcher(),
         disk=DiskUsage(folders, policy, base=0),
-        door=door,
+        hosts=hosts,
         patience_s=0.0,
     )
     command = [b"cat", b"/proc/self/status"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.masking import Masker
 from batchd.records import Network, SandboxPolicy, policy
-from batchd.sandbox import cgroup, directory, facts, probe, shown
+from batchd.sandbox import cgroup, directory, facts, network as way_out, probe, shown
 from batchd.sandbox.bwrap import TASK
 from batchd.sandbox.child import prepare_process
 from batchd.sandbox.command_user import CommandUser, as_root, checked, runner
@@ -18,7 +18,7 @@ from batchd.sandbox.command_watch import CommandWatcher
 from batchd.sandbox.disk import DiskUsage
 from batchd.sandbox.entrance import starter
 from batchd.sandbox.folders import TaskFolders, open_tmp
-from batchd.sandbox.network import AllowedHosts, NetworkDoor, variables
+from batchd.sandbox.network import AllowedHosts
 from batchd.sandbox.resource_shortage import patiently
 from batchd.sandbox.shown import Cover
 from batchd.sandbox.workplace import CommandSetting, Workplace
@@ -38,7 +38,7 @@ class Sandbox:
         self._cgroup = cgroup.delegated(policy)
         #: What holds all processes of a command together.
         self.limits = f"cgroup {self._cgroup.path}" if self._cgroup else "measured"
-        self._watcher = CommandWatcher(policy)
+        self._watcher = CommandWatcher()
         self._known: facts.Known = {}
         #: By disk: the sync of all of it that is to come.
         self._syncing: dict[int, asyncio.Task[None]] = {}
@@ -69,42 +69,36 @@ class Sandbox:
         the policy's. Raises ``SandboxError`` for a directory that cannot be used,
         an environment that no process can have, and a network that the policy does not grant.
         """
-        door, ways = self._way_out(network)
+        hosts = self._hosts(network)
         checked(env)
         prepare_process()
         folders = await patiently(functools.partial(self._opened, path, tmp, base, fresh=fresh))
         try:
             who = runner(self.policy, os.fstat(folders.task), path)
-            setting = CommandSetting(
-                bwrap=self._bwrap,
-                path=TASK if self._bwrap else path,
-                who=who,
-                tmp="" if self._bwrap or folders.tmp is None else tmp,
-                env={**ways, **env},
-                shared=network is True,
-                door=door,
-                cover=self._cover(shared=network is True) if self._bwrap else None,
-            )
+            seen = TASK if self._bwrap else path
             line = functools.partial(
-                facts.line,
-                user=who.name,
-                directory=setting.path,
-                network=self._reach(network, door),
+                facts.line, user=who.name, directory=seen, network=self._reach(network, hosts)
             )
             key = (who, network is True, env.get("PATH"))
-            return Workplace(
-                self.policy,
-                folders,
-                setting,
+            setting = CommandSetting(
+                policy=self.policy,
+                bwrap=self._bwrap,
+                path=seen,
+                who=who,
+                tmp="" if self._bwrap or folders.tmp is None else tmp,
+                env={**(way_out.variables(hosts) if hosts else {}), **env},
+                shared=network is True,
+                hosts=hosts,
+                cover=self._cover(shared=network is True) if self._bwrap else None,
                 watcher=self._watcher,
-                disk=DiskUsage(
-                    folders, self.policy, base=0 if fresh and not base and held is None else held
-                ),
                 cgroup=self._cgroup,
-                facts=functools.partial(facts.known, self._known, key, line),
                 masker=masker or Masker(),
+                facts=functools.partial(facts.known, self._known, key, line),
                 syncing=self._syncing,
             )
+            base_bytes = 0 if fresh and not base and held is None else held
+            disk = DiskUsage(folders, self.policy, base=base_bytes)
+            return Workplace(folders, setting, disk)
         except BaseException:
             folders.close()
             raise
@@ -115,24 +109,21 @@ class Sandbox:
         except ValueError as error:
             raise SandboxError(str(error)) from None
 
-    def _way_out(self, asked: Network) -> tuple[NetworkDoor | None, Mapping[str, str]]:
-        """Return the way to the hosts of a list, if that is what is asked for,
-        and the variables that name it.
-        """
+    def _hosts(self, asked: Network) -> AllowedHosts | None:
+        """Return the hosts of a list, if that is what is asked for."""
         try:
             if why := policy.refusal(asked, self.policy.network):
                 raise SandboxError(f"the task's network: {why}")
             if isinstance(asked, bool) or not asked or not self._bwrap:
-                return None, {}
-            allowed = AllowedHosts.of(asked, self.policy.private_hosts)
+                return None
+            return AllowedHosts.of(asked, self.policy.private_hosts)
         except ValueError as error:
             raise SandboxError(f"the task's network: {error}") from error
-        return NetworkDoor(allowed), variables(allowed)
 
-    def _reach(self, asked: Network, door: NetworkDoor | None) -> str:
+    def _reach(self, asked: Network, hosts: AllowedHosts | None) -> str:
         """Return what the model reads of the network."""
-        if door is not None:
-            return door.described()
+        if hosts is not None:
+            return way_out.described(hosts)
         return "network: yes" if asked or not self._bwrap else "no network"
 
     async def _opened(self, path: str, tmp: str, base: str, *, fresh: bool) -> TaskFolders:

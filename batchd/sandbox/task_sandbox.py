@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from batchd.errors import SandboxError
 from batchd.masking import Masker
-from batchd.sandbox import process_table
+from batchd.sandbox import network, process_table
 from batchd.sandbox.bwrap import TMP
 from batchd.sandbox.child import DYING_S, readable
 from batchd.sandbox.command_run import TOO_LONG, CommandEnd
@@ -22,7 +22,7 @@ from batchd.sandbox.command_watch import CommandWatcher, WatchedSandbox
 from batchd.sandbox.disk import DiskUsage
 from batchd.sandbox.entrance import Entrance, NotMadeError
 from batchd.sandbox.memory_files import memory_file
-from batchd.sandbox.network import NetworkDoor, RefusedHosts
+from batchd.sandbox.network import AllowedHosts, RefusedHosts
 from batchd.sandbox.output import CommandOutput, OutputReader
 from batchd.sandbox.process_table import named
 from batchd.sandbox.resource_shortage import PATIENCE_S, SHORTAGE_ERRNOS, patiently
@@ -79,8 +79,8 @@ class SandboxMaking:
     begin: Callable[[], Entrance]
     watcher: CommandWatcher
     disk: DiskUsage
-    #: Its way to some hosts.
-    door: NetworkDoor | None = None
+    #: What it has a way to.
+    hosts: AllowedHosts | None = None
     #: So long a command waits for what it needs to begin (seconds).
     patience_s: float = PATIENCE_S
     #: What is laid over what is seen there; where that goes meanwhile, it is made once more.
@@ -171,10 +171,10 @@ class TaskSandbox:
                 except NotMadeError as error:
                     gone = making.cover is not None and making.cover.gone(covered)
                     raise _not_set_up(str(error).strip(), gone=gone) from None
-                self._watch = making.watcher.sandbox(entrance, making.disk)
+                self._watch = WatchedSandbox(entrance, making.disk)
                 made.callback(making.watcher.forget, self._watch)
-                if making.door is not None:
-                    opening = making.door.opened(entrance.listening)
+                if making.hosts is not None:
+                    opening = network.opened(making.hosts, entrance.listening)
                     self._refusals = await made.enter_async_context(opening)
                 self._rest, self.why = made.pop_all(), ""
         except BaseException:

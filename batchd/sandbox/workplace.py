@@ -8,7 +8,7 @@ import functools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self, TypeVar
+from typing import Required, Self, TypedDict, TypeVar, Unpack
 
 from batchd import trees
 from batchd.errors import SandboxError
@@ -24,7 +24,7 @@ from batchd.sandbox.command_watch import CommandWatcher
 from batchd.sandbox.disk import DiskUsage
 from batchd.sandbox.entrance import Entrance
 from batchd.sandbox.folders import TaskFolders, apart_tmp, open_tmp, remove_tmp
-from batchd.sandbox.network import NetworkDoor
+from batchd.sandbox.network import AllowedHosts
 from batchd.sandbox.output import CommandOutput
 from batchd.sandbox.resource_shortage import patiently
 from batchd.sandbox.shown import Cover
@@ -46,6 +46,7 @@ _TOGETHER_S, _SYNCED_S = 0.1, 10.0
 class CommandSetting:
     """The setting of commands: what they see and who they are."""
 
+    policy: SandboxPolicy
     #: The path of bubblewrap; empty: there is no sandbox.
     bwrap: str
     #: The directory's name as they see it.
@@ -59,9 +60,18 @@ class CommandSetting:
     #: Whether they share the machine's network.
     shared: bool
     #: Their way to some hosts.
-    door: NetworkDoor | None
+    hosts: AllowedHosts | None
     #: What is laid over the machine's files, in a sandbox.
     cover: Cover | None
+    #: Holds them to their limits, with a cgroup where there are any.
+    watcher: CommandWatcher
+    cgroup: DelegatedCgroup | None
+    #: Knows what no output may show.
+    masker: Masker
+    #: Returns the line of facts for the model, given what runs a command.
+    facts: Callable[..., Awaitable[str]]
+    #: By disk, the sync of all of it that is to come; of the ``Sandbox``.
+    syncing: dict[int, asyncio.Task[None]]
 
     def apart(self, tmp: str) -> CommandSetting:
         """Return the same with ``tmp`` for /tmp and home;
@@ -72,33 +82,26 @@ class CommandSetting:
         return replace(self, tmp=tmp, home=tmp or _NOWHERE)
 
 
+class _How(TypedDict, total=False):
+    """How ``Workplace.run`` runs a program."""
+
+    stdin: bytes | None
+    timeout_s: Required[float]
+    max_output_bytes: int | None
+    at_most: int | None
+    masked: bool
+
+
 class Workplace:
     """A task's directory, and the commands that run in it.
 
     A context manager, which ends what runs there, and closes the directory.
     """
 
-    def __init__(
-        self,
-        policy: SandboxPolicy,
-        folders: TaskFolders,
-        setting: CommandSetting,
-        *,
-        watcher: CommandWatcher,
-        disk: DiskUsage,
-        cgroup: DelegatedCgroup | None,
-        facts: Callable[..., Awaitable[str]],
-        masker: Masker,
-        syncing: dict[int, asyncio.Task[None]],
-    ) -> None:
-        """``syncing``: by disk, the sync of all of it that is to come; of the ``Sandbox``."""
-        self._policy = policy
+    def __init__(self, folders: TaskFolders, setting: CommandSetting, disk: DiskUsage) -> None:
         self._folders = folders
         self._setting = setting
-        self._watcher = watcher
         self._disk = disk
-        self._cgroup = cgroup
-        self._facts = facts
         #: That of the task's commands, also one that is over.
         self._sandbox: TaskSandbox | None = None
         #: Whether its directory was made when it was opened: nothing was in it then.
@@ -108,8 +111,7 @@ class Workplace:
         #: Whether nothing has run here yet, a check included.
         self._untouched = True
         #: Takes secrets out of what commands print.
-        self.masker = masker
-        self._syncing = syncing
+        self.masker = setting.masker
 
     async def __aenter__(self) -> Self:
         return self
@@ -153,7 +155,9 @@ class Workplace:
                 exit_code=126, output="a command cannot hold NUL characters\n"
             )
         command = [word.encode("utf-8", "replace") for word in argv]
-        limit = self._policy.max_output_bytes if max_output_bytes is None else max_output_bytes
+        limit = (
+            self._setting.policy.max_output_bytes if max_output_bytes is None else max_output_bytes
+        )
         limit = limit if at_most is None else min(limit, at_most)
         output = CommandOutput(limit, self.masker if masked else _NOTHING)
         if full := await self._disk.full():
@@ -161,11 +165,15 @@ class Workplace:
             command = [helper("prlimit").encode(), b"--fsize=0", b"--", *command]
         if self._setting.bwrap:
             ran = await self._sandboxed(
-                command, stdin, timeout_s, output, stays=stays and self._policy.keep_processes
+                command,
+                stdin,
+                timeout_s,
+                output,
+                stays=stays and self._setting.policy.keep_processes,
             )
         else:
             start = functools.partial(self._plain, command)
-            limits = (self._watcher, self._disk)
+            limits = (self._setting.watcher, self._disk)
             ran = await command_run.run(
                 start, stdin=stdin, timeout_s=timeout_s, output=output, limits=limits
             )
@@ -183,9 +191,9 @@ class Workplace:
         """Run a command in the task's sandbox, or one of its own. Raises ``SandboxError``."""
         making = SandboxMaking(
             begin=self._begun,
-            watcher=self._watcher,
+            watcher=self._setting.watcher,
             disk=self._disk,
-            door=self._setting.door,
+            hosts=self._setting.hosts,
             cover=self._setting.cover,
         )
         # What ends as a command would begin has not begun it.
@@ -204,15 +212,22 @@ class Workplace:
         """Begin a sandbox, in a cgroup of its own where there are any. Raises ``OSError``."""
         setting = self._setting
         seen = bwrap.view(
-            self._policy, setting.who, network=setting.shared, own_tmp=bool(self._folders.tmp)
+            self._setting.policy,
+            setting.who,
+            network=setting.shared,
+            own_tmp=bool(self._folders.tmp),
         )
-        group = self._cgroup.make(self._policy) if self._cgroup is not None else None
+        group = (
+            self._setting.cgroup.make(self._setting.policy)
+            if self._setting.cgroup is not None
+            else None
+        )
         try:
             return Entrance.begin(
                 setting.bwrap,
                 seen,
                 self._folders,
-                policy=self._policy,
+                policy=self._setting.policy,
                 who=setting.who,
                 env=setting.env,
                 network=setting.shared,
@@ -227,7 +242,7 @@ class Workplace:
     def _plain(self, command: Sequence[bytes], stdin: int | None, output: int) -> ChildProcess:
         """Start a command without a sandbox. Raises ``OSError``, ``SandboxError``."""
         setting = self._setting
-        words = [*prefix(self._policy, setting.who, limited=False), *behind(setting.env)]
+        words = [*prefix(self._setting.policy, setting.who, limited=False), *behind(setting.env)]
         before = [word.encode("utf-8", "replace") for word in words]
         place = {"TMPDIR": setting.tmp} if setting.tmp else {}
         at_home = setting.home or home(setting.who)
@@ -240,7 +255,7 @@ class Workplace:
         """Whether what commands leave running may go on:
         where there is a sandbox, and the policy allows it.
         """
-        return bool(self._setting.bwrap) and self._policy.keep_processes
+        return bool(self._setting.bwrap) and self._setting.policy.keep_processes
 
     def _masked(self, ran: command_run.CommandEnd) -> command_run.CommandEnd:
         """Return how a command ended, without secrets in what it names."""
@@ -283,29 +298,13 @@ class Workplace:
         argv = [bwrap.shell(), "-c", command]
         return await self.run(argv, timeout_s=timeout_s, at_most=at_most, stays=stays)
 
-    async def own(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes | None = None,
-        timeout_s: float,
-        max_output_bytes: int | None = None,
-        at_most: int | None = None,
-        masked: bool = True,
-    ) -> command_run.CommandEnd:
+    async def own(self, argv: Sequence[str], **how: Unpack[_How]) -> command_run.CommandEnd:
         """Run a program of batchd's own, which leaves nothing running: in the task's sandbox or,
         where something runs there that could forge what it shows, in one of its own.
+
         Otherwise like ``run``.
         """
-        return await self.run(
-            argv,
-            stdin=stdin,
-            timeout_s=timeout_s,
-            max_output_bytes=max_output_bytes,
-            at_most=at_most,
-            masked=masked,
-            stays=not self.running,
-        )
+        return await self.run(argv, **how, stays=not self.running)
 
     @property
     def running(self) -> bool:
@@ -337,17 +336,8 @@ class Workplace:
         tmp = "" if self._folders.tmp is None else apart_tmp(self._folders.tmp_path)
         folders = await patiently(functools.partial(self._emptied, tmp))
         try:
-            async with Workplace(
-                self._policy,
-                folders,
-                self._setting.apart(tmp),
-                watcher=self._watcher,
-                disk=self._disk.apart(folders),
-                cgroup=self._cgroup,
-                facts=self._facts,
-                masker=self.masker,
-                syncing=self._syncing,
-            ) as place:
+            disk = self._disk.apart(folders)
+            async with Workplace(folders, self._setting.apart(tmp), disk) as place:
                 yield place
         finally:
             if tmp:  # what is left of it, the next one removes, or the end of the task
@@ -375,7 +365,7 @@ class Workplace:
 
         Raises ``SandboxError``.
         """
-        return await self._facts(functools.partial(self.run, timeout_s=facts.PATIENCE_S))
+        return await self._setting.facts(functools.partial(self.run, timeout_s=facts.PATIENCE_S))
 
     async def left(self) -> tuple[Mapping[str, FileStamp] | None, Mapping[str, Trigger]]:
         """Return the ``files`` here, and the ``triggers``: none
@@ -403,15 +393,17 @@ class Workplace:
         try:
             if not await aside(functools.partial(directory.sync, top, *looks), "sync"):
                 device = (await aside(functools.partial(os.fstat, top), "sync")).st_dev
-                if device not in self._syncing:
-                    self._syncing[device] = asyncio.create_task(self._disk_synced(device, top))
-                await self._syncing[device]
+                if device not in self._setting.syncing:
+                    self._setting.syncing[device] = asyncio.create_task(
+                        self._disk_synced(device, top)
+                    )
+                await self._setting.syncing[device]
         finally:
             os.close(top)
 
     async def _disk_synced(self, device: int, top: int) -> None:
         await asyncio.sleep(_TOGETHER_S)
-        del self._syncing[device]  # who asks from now on has written since
+        del self._setting.syncing[device]  # who asks from now on has written since
         await aside(functools.partial(trees.sync_disk, top), "sync")
 
     def flush(self) -> None:

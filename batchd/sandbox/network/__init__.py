@@ -9,6 +9,6 @@ list (``destinations``) and carried by this process (``proxy``).
 from __future__ import annotations
 
 from batchd.sandbox.network.destinations import AllowedHosts
-from batchd.sandbox.network.door import NetworkDoor, RefusedHosts, variables
+from batchd.sandbox.network.door import RefusedHosts, described, opened, variables
 
-__all__ = ["AllowedHosts", "NetworkDoor", "RefusedHosts", "variables"]
+__all__ = ["AllowedHosts", "RefusedHosts", "described", "opened", "variables"]

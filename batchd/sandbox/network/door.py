@@ -46,42 +46,38 @@ class RefusedHosts:
         return tuple(lines)
 
 
-class NetworkDoor:
-    """The hosts that the commands of one task may reach."""
+@contextlib.asynccontextmanager
+async def opened(
+    allowed: AllowedHosts, listening: Callable[[int], Awaitable[socket.socket]]
+) -> AsyncIterator[RefusedHosts]:
+    """Open the way to these hosts for what runs in a sandbox, and close it again;
+    yield what was refused.
 
-    def __init__(self, allowed: AllowedHosts) -> None:
-        self._allowed = allowed
+    ``listening``: makes a socket on its loopback. Raises ``SandboxError``.
+    """
+    # Daemons, and workers whose tasks have no list, do without HTTP.
+    from batchd.sandbox.network.proxy import Proxy
 
-    @contextlib.asynccontextmanager
-    async def opened(
-        self, listening: Callable[[int], Awaitable[socket.socket]]
-    ) -> AsyncIterator[RefusedHosts]:
-        """Open the way for what runs in a sandbox, and close it again; yield what was refused.
+    try:
+        listener = await listening(PORT)
+    except OSError as error:
+        raise SandboxError(f"a command's way to the network: {error}") from error
+    refusals = RefusedHosts()
+    serving = asyncio.ensure_future(Proxy(listener, allowed, refusals).serve())
+    try:
+        yield refusals
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        listener.close()  # serving may not have begun
 
-        ``listening``: makes a socket on its loopback. Raises ``SandboxError``.
-        """
-        # Daemons, and workers whose tasks have no list, do without HTTP.
-        from batchd.sandbox.network.proxy import Proxy
 
-        try:
-            listener = await listening(PORT)
-        except OSError as error:
-            raise SandboxError(f"a command's way to the network: {error}") from error
-        refusals = RefusedHosts()
-        serving = asyncio.ensure_future(Proxy(listener, self._allowed, refusals).serve())
-        try:
-            yield refusals
-        finally:
-            serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
-            listener.close()  # serving may not have begun
-
-    def described(self) -> str:
-        """Return it in words, for the model."""
-        return (
-            f"network: only {self._allowed.listed()}, by HTTP and HTTPS through the proxy in"
-            " http_proxy and https_proxy (set); no DNS"
-        )
+def described(allowed: AllowedHosts) -> str:
+    """Return the way out in words, for the model."""
+    return (
+        f"network: only {allowed.listed()}, by HTTP and HTTPS through the proxy in"
+        " http_proxy and https_proxy (set); no DNS"
+    )
 
 
 def variables(allowed: AllowedHosts) -> dict[str, str]:
