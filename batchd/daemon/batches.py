@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import contextlib
 import time
@@ -48,8 +47,6 @@ class OpenBatch:
     moved: bool = False
     #: Whether its last files are being written.
     closing: bool = False
-    #: Set when they are; made when somebody waits for it, for there may be 100,000 batches.
-    done: asyncio.Event | None = None
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -101,12 +98,6 @@ class OpenBatches:
             left = len(lifecycle.of(name))
             if not left or ended[name]:
                 yield known.batch, left, ended[name]
-
-    async def done(self, name: str) -> None:
-        """Wait until a batch's summary is written."""
-        if known := self._open.get(name):
-            known.done = known.done or asyncio.Event()
-            await known.done.wait()
 
     # Taking up
 
@@ -181,12 +172,6 @@ class OpenBatches:
         """
         work = partial(outbox.try_out, Path(folder))
         await self._store.ordered(lambda: self._outboxes.promptly(work, folder))
-
-    async def take_up(self, batch: Batch, tasks: Sequence[Task], data: bytes) -> Batch:
-        """Store and queue a batch whose file is at hand; return it with its final name."""
-        batch = await self.add(batch, tasks)
-        await self.bring(batch, data)
-        return batch
 
     async def bring(self, batch: Batch, data: bytes) -> None:
         """Write a batch's request into its folder as soon as that is possible."""
@@ -276,8 +261,6 @@ class OpenBatches:
         if not problems:
             get_logger().info(Action.BATCH_FINISHED, batch=batch.name, tasks=len(sums))
             main_loop.tell(lambda listener: listener.batch_finished(batch, summary))
-        if known.done:
-            known.done.set()
 
 
 def _write_results(store: Store, batch: Batch, replace: bool) -> results.Sums:

@@ -7,7 +7,6 @@ import contextlib
 import gc
 import os
 import signal
-import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence, Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from batchd.daemon.commands import Commands
 from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.errands import Errands
 from batchd.daemon.gates import Predecessors
-from batchd.daemon.intake import Intake, as_asked, move_claimed, new_batch
+from batchd.daemon.intake import Intake, move_claimed
 from batchd.daemon.listeners import Finisher, Listener, StartReport
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.parking_lot import ParkingLot
@@ -58,12 +57,10 @@ from batchd.pool.disks import AllDiskThreads
 from batchd.pool.local import LocalEngine
 from batchd.pool.supervisor import PoolShape, Supervisor
 from batchd.pricing import Prices
-from batchd.records import Batch
 from batchd.sandbox import Sandbox
-from batchd.spool import claims, home, safety, taskfile
+from batchd.spool import claims, home, safety
 from batchd.spool.inbox import Inbox
 from batchd.spool.outbox import OwnOutboxes
-from batchd.spool.ulid import ulid
 from batchd.store import lookups
 from batchd.store.rows import StoredWork
 
@@ -71,7 +68,7 @@ _DAY_S = 86400.0
 
 
 class Daemon:
-    """Everything between inbox and outbox. Use it as a context, or call ``run`` or ``run_once``."""
+    """Everything between inbox and outbox. Use it as a context, or call ``run``."""
 
     def __init__(
         self,
@@ -147,17 +144,6 @@ class Daemon:
             troubles = self.troubles
             self.left = await self.loop.idle(lambda: troubles.open)
         return answer
-
-    async def submit(self, name: str, data: bytes) -> Batch:
-        """Take up a task file by its name and content. Raises ``TaskFileError``."""
-        config = self.current.config
-        parsed = taskfile.parse(data, name, config)
-        batch = as_asked(new_batch(ulid(), name, config.paths.outbox, time.time()), parsed)
-        return await self.batches.take_up(batch, parsed.tasks, data)
-
-    async def batch_done(self, name: str) -> None:
-        """Wait until a batch's ``summary.json`` is written."""
-        await self.loop.first(self.batches.done(name))
 
     def stop(self) -> None:
         """Begin to drain; when called again, end at once."""

@@ -212,7 +212,7 @@ class Inbox:
         self._written: dict[str, float] = {}
         self._logged: set[str] = set()
         self._logged_until = 0.0
-        self._paused = self._stopped = False
+        self._stopped = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._bell = asyncio.Event()
         #: Held while a thread works on the folder: it may go on when no one waits for it any more.
@@ -249,15 +249,6 @@ class Inbox:
         ours, _ = claiming.lying(self.folder, self._state)
         return {claim.ulid for claim in ours}
 
-    def pause(self) -> None:
-        """Claim nothing until ``resume``, but for what is on its way out of ``claims``."""
-        self._paused = True
-
-    def resume(self) -> None:
-        """Claim again."""
-        self._paused = False
-        self._bell.set()
-
     async def claims(self) -> AsyncIterator[Claim]:
         """Yield each file once it is ours, durably: first what an earlier run had claimed.
 
@@ -273,7 +264,7 @@ class Inbox:
             yield claim
         while not self._stopped:
             # The folder is looked at in a thread: disks may be slow.
-            found = [] if self._paused else await self._in_thread(self._round)
+            found = await self._in_thread(self._round)
             for claim in found:
                 yield claim
             if not found:
@@ -296,7 +287,7 @@ class Inbox:
         waits = (self._next_scan - time.monotonic(), self._settling.next_due_s())
         wait_s = max(0.001, min(w for w in waits if w is not None))
         try:
-            async with asyncio.timeout(None if self._paused else wait_s):
+            async with asyncio.timeout(wait_s):
                 await self._bell.wait()
         except TimeoutError:
             return

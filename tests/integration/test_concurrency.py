@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dropping import batch_done, submit
 
 from batchd import config
 from batchd.daemon import Daemon, Listener
@@ -67,13 +68,13 @@ def test_a_batch_is_held_to_how_many_of_its_tasks_may_work(
 
     async def begin() -> None:
         async with Daemon(settings, watch=False, listeners=[seen]) as daemon:
-            await daemon.submit("serial.json", _file(5, parallel=1))
-            await daemon.submit("wide.json", _file(6))
-            await daemon.batch_done("wide")
+            await submit(daemon, "serial.json", _file(5, parallel=1))
+            await submit(daemon, "wide.json", _file(6))
+            await batch_done(daemon, "wide")
 
     async def go_on() -> None:
         async with Daemon(settings, watch=False, listeners=[seen]) as daemon:
-            await daemon.batch_done("serial")
+            await batch_done(daemon, "serial")
 
     asyncio.run(begin())
     asyncio.run(go_on())

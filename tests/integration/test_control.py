@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 import sockets
 import warm
+from dropping import batch_done, submit
 from loglines import logged
 from patience import PATIENCE_S
 
@@ -337,12 +338,12 @@ def test_a_cancel_that_meets_a_task_that_stops_is_not_lost(at: Control) -> None:
         async with Daemon(settings, listeners=[listener], watch=False) as daemon:
             listener.daemon = daemon
             task = {"first_prompt": str(at.folder), **SLOW}
-            await daemon.submit("games.json", json.dumps({"tasks": [task]}).encode())
+            await submit(daemon, "games.json", json.dumps({"tasks": [task]}).encode())
             await asyncio.to_thread(at.until_running, "games", 1)
             pause = {"scope": "batch", "name": "games"}
             await asyncio.to_thread(at.ask, "pause", **pause)
             async with asyncio.timeout(PATIENCE_S):
-                await daemon.batch_done("games")
+                await batch_done(daemon, "games")
 
     asyncio.run(scenario())
     result = at.result("games", "001")

@@ -23,6 +23,7 @@ from typing import Any
 import patience
 import pytest
 import warm
+from dropping import batch_done, submit
 from patience import PATIENCE_S
 from standin.server import ModelServer
 from standin.settings import ServerSettings
@@ -168,9 +169,9 @@ def test_one_permit_serves_all_calls_of_a_task_in_turn(tmp_path: Path) -> None:
         async with ModelServer(ServerSettings()) as server:
             settings = configured(tmp_path, server.base_url, "steps-2", max_concurrent=1)
             async with Daemon(settings, watch=False) as daemon:
-                await daemon.submit("b.json", task_file(4, evaluator="judge"))
+                await submit(daemon, "b.json", task_file(4, evaluator="judge"))
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done("b")
+                    await batch_done(daemon, "b")
             assert server.totals.peak == 1
         assert [r["status"] for r in results(tmp_path, "b")] == ["completed"] * 4
 
@@ -192,13 +193,13 @@ def test_a_killed_worker_costs_one_call_a_task(
         settings = configured(tmp_path, server.base_url, "steps-4", agents=2)
         watching = Watching(count=14)
         async with Daemon(settings, listeners=[watching]) as daemon:
-            batch = await daemon.submit("b.json", task_file(4))
+            batch = await submit(daemon, "b.json", task_file(4))
             await watching.enough.wait()
             status = control.request
             answer = await asyncio.to_thread(status, tmp_path / ".batchd", "status")
             for worker in answer["workers"]:
                 os.kill(worker["pid"], signal.SIGKILL)
-            await daemon.batch_done(batch.name)
+            await batch_done(daemon, batch.name)
 
     asyncio.run(scenario())
     found = results(tmp_path, "b")
@@ -235,9 +236,9 @@ def test_a_worker_that_dies_while_its_request_waits_makes_no_call(tmp_path: Path
             model = "latency-1.5+steps-1"
             settings = configured(tmp_path, server.base_url, model, max_concurrent=1)
             async with Daemon(settings) as daemon:
-                batch = await daemon.submit("b.json", task_file(2))
+                batch = await submit(daemon, "b.json", task_file(2))
                 await asyncio.to_thread(kill)
-                await daemon.batch_done(batch.name)
+                await batch_done(daemon, batch.name)
 
     asyncio.run(scenario())
     found = results(tmp_path, "b")
@@ -352,8 +353,8 @@ def test_a_poisonous_task_ends_alone(tmp_path: Path) -> None:
             tasks[2]["first_prompt"] = "die"
             data = json.dumps({"tasks": tasks}).encode()
             async with Daemon(settings, agent="scripted_agents:dies") as daemon:
-                batch = await daemon.submit("b.json", data)
-                await daemon.batch_done(batch.name)
+                batch = await submit(daemon, "b.json", data)
+                await batch_done(daemon, batch.name)
 
     asyncio.run(scenario())
     by_id = {r["task"]: r for r in results(tmp_path, "b")}
@@ -379,12 +380,12 @@ def test_a_task_that_only_waits_is_not_counted_when_its_worker_dies(tmp_path: Pa
             tasks = [{"first_prompt": f"work {i}"} for i in range(4)]
             data = json.dumps({"tasks": [{"first_prompt": "die when asked"}, *tasks]}).encode()
             async with Daemon(settings, agent="scripted_agents:dies_when_asked") as daemon:
-                await daemon.submit("b.json", data)
+                await submit(daemon, "b.json", data)
                 async with asyncio.timeout(PATIENCE_S):
                     while (await asyncio.to_thread(_status, tmp_path))["tasks"]["waiting"] != 3:  # noqa: ASYNC110 (only asking shows it)
                         await asyncio.sleep(0.01)
                 (tmp_path / "outbox/b/ask").touch()
-                await daemon.batch_done("b")
+                await batch_done(daemon, "b")
         with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
             crashes = dict(reader._db.execute("SELECT name, crashes FROM tasks").fetchall())
         assert crashes.pop("001") == 2, "once with another, who was at work too, and once alone"
@@ -410,9 +411,9 @@ def test_a_suspect_has_its_turn_under_a_steady_queue(tmp_path: Path, processes: 
             tasks = [{"first_prompt": "die" if i == 1 else f"work {i}"} for i in range(24)]
             data = json.dumps({"tasks": tasks}).encode()
             async with Daemon(settings, agent="scripted_agents:dies_once") as daemon:
-                await daemon.submit("b.json", data)
+                await submit(daemon, "b.json", data)
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done("b")
+                    await batch_done(daemon, "b")
 
     asyncio.run(scenario())
     found = results(tmp_path, "b")
@@ -430,14 +431,14 @@ def test_deaths_of_the_daemon_are_no_attempts_of_a_tasks(tmp_path: Path) -> None
         async with ModelServer(ServerSettings()) as server:
             settings = configured(tmp_path, server.base_url, "steps-2")
             async with Daemon(settings, work=False) as daemon:
-                await daemon.submit("b.json", task_file(2))
+                await submit(daemon, "b.json", task_file(2))
             for _ in range(20):
                 store = Store(tmp_path / ".batchd/batchd.db")
                 for task in ("001", "002"):
                     await store.write(operations.dispatch, Ref("b", task))
                 store.close()
             async with Daemon(settings) as daemon:
-                await daemon.batch_done("b")
+                await batch_done(daemon, "b")
 
     asyncio.run(scenario())
     assert [r["status"] for r in results(tmp_path, "b")] == ["completed"] * 2
@@ -450,8 +451,8 @@ def test_a_bug_in_an_agent_is_one_typed_result(tmp_path: Path) -> None:
     async def scenario() -> None:
         settings = configured(tmp_path, "http://127.0.0.1:9/v1", "steps-2")
         async with Daemon(settings, agent="scripted_agents:breaks") as daemon:
-            batch = await daemon.submit("b.json", task_file(2))
-            await daemon.batch_done(batch.name)
+            batch = await submit(daemon, "b.json", task_file(2))
+            await batch_done(daemon, batch.name)
 
     asyncio.run(scenario())
     found = results(tmp_path, "b")
@@ -467,8 +468,8 @@ def test_a_stopped_worker_is_killed_and_its_task_resumed(tmp_path: Path) -> None
         async with ModelServer(ServerSettings()) as server:
             settings = configured(tmp_path, server.base_url, "steps-2")
             async with Daemon(settings, agent="scripted_agents:stops_its_process") as daemon:
-                batch = await daemon.submit("b.json", task_file(1))
-                await daemon.batch_done(batch.name)
+                batch = await submit(daemon, "b.json", task_file(1))
+                await batch_done(daemon, batch.name)
 
     asyncio.run(scenario())
     assert [r["status"] for r in results(tmp_path, "b")] == ["completed"]
@@ -484,13 +485,13 @@ def test_cancel_reaches_tasks_that_run_wait_and_depend(tmp_path: Path) -> None:
             tasks.append({"id": "e", "first_prompt": "e", "after": ["d"]})  # type: ignore[dict-item]
             watching = Watching(count=3)
             async with Daemon(settings, listeners=[watching]) as daemon:
-                batch = await daemon.submit("b.json", json.dumps({"tasks": tasks}).encode())
+                batch = await submit(daemon, "b.json", json.dumps({"tasks": tasks}).encode())
                 await watching.enough.wait()  # two have started, one of them makes its call
                 ask = asyncio.to_thread(
                     control.request, tmp_path / ".batchd", "cancel", target="b", message="enough"
                 )
                 assert (await ask)["cancelled"] == 5
-                await daemon.batch_done(batch.name)
+                await batch_done(daemon, batch.name)
 
     asyncio.run(scenario())
     found = [json.loads(p.read_bytes()) for p in (tmp_path / "outbox/b").glob("?.json")]
@@ -510,8 +511,8 @@ def test_dependants_of_a_failed_task_are_cancelled_by_name(tmp_path: Path) -> No
                 {"id": "third", "first_prompt": "x", "after": ["second"]},
             ]
             async with Daemon(settings) as daemon:
-                batch = await daemon.submit("b.json", json.dumps({"tasks": tasks}).encode())
-                await daemon.batch_done(batch.name)
+                batch = await submit(daemon, "b.json", json.dumps({"tasks": tasks}).encode())
+                await batch_done(daemon, batch.name)
 
     asyncio.run(scenario())
     folder = tmp_path / "outbox/b"
@@ -561,7 +562,7 @@ def test_many_dependants_are_cancelled_some_at_a_time(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with Daemon(settings, work=False) as daemon:
-            await daemon.submit("b.json", data)
+            await submit(daemon, "b.json", data)
         ordered = Daemon(settings, work=False, listeners=[ends])
         await ordered.command(control.Cancel(target="b/root"))
 
@@ -617,11 +618,11 @@ def test_what_a_drained_daemon_left_is_finished_by_the_next(tmp_path: Path) -> N
         async with ModelServer(ServerSettings(latency_s=0.05)) as server:
             settings = configured(tmp_path, server.base_url, "steps-3")
             async with Daemon(settings, watch=False) as daemon:
-                await daemon.submit("b.json", task_file(3))
+                await submit(daemon, "b.json", task_file(3))
                 await until(lambda: len(server.requests) > 2)
             assert not (tmp_path / "outbox/b/summary.json").exists()
             async with Daemon(settings, watch=False) as again:
-                await again.batch_done("b")
+                await batch_done(again, "b")
         assert [r["status"] for r in results(tmp_path, "b")] == ["completed"] * 3
         assert server.totals.repeated == 0
 
@@ -647,8 +648,8 @@ def test_a_reload_takes_a_valid_configuration_and_keeps_the_old_one_otherwise(
             new = configured(tmp_path, server.base_url, "steps-1", agents=3)
             os.kill(os.getpid(), signal.SIGHUP)
             await until(lambda: daemon.current.config == new)
-            batch = await daemon.submit("b.json", task_file(3))
-            await daemon.batch_done(batch.name)
+            batch = await submit(daemon, "b.json", task_file(3))
+            await batch_done(daemon, batch.name)
             os.kill(os.getpid(), signal.SIGTERM)
             await run
 
@@ -668,9 +669,9 @@ def test_a_drop_is_answered_at_once(tmp_path: Path) -> None:
         async with ModelServer(ServerSettings(count=False)) as server:
             settings = configured(tmp_path, server.base_url, "steps-1")
             async with Daemon(settings) as daemon:
-                await daemon.batch_done((await daemon.submit("warm.json", task_file(1))).name)
+                await batch_done(daemon, (await submit(daemon, "warm.json", task_file(1))).name)
                 warm = daemon.pool.workers
-                await daemon.batch_done((await daemon.submit("b.json", task_file(1))).name)
+                await batch_done(daemon, (await submit(daemon, "b.json", task_file(1))).name)
                 # How long it takes is benchmarked.
                 assert daemon.pool.workers == warm
 

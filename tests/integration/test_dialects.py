@@ -20,6 +20,7 @@ import msgspec
 import pytest
 import vendors
 import warm
+from dropping import batch_done, submit
 from patience import PATIENCE_S
 from replacing import replace
 from standin.exchanges import Exchange
@@ -111,8 +112,8 @@ def _run(
 
 async def _work(settings: config.Config, data: bytes, watching: Watching | None = None) -> None:
     async with Daemon(settings, listeners=[watching] if watching else []) as daemon:
-        batch = await daemon.submit("b.json", data)
-        await daemon.batch_done(batch.name)
+        batch = await submit(daemon, "b.json", data)
+        await batch_done(daemon, batch.name)
 
 
 def _items(exchange: Exchange) -> Sequence[bytes]:
@@ -467,11 +468,11 @@ def test_a_task_ends_in_the_dialect_in_which_it_had_its_first_answer(
             daemon.wait()
         settings = config.load(tmp_path / "config.toml", {})
         async with Daemon(settings) as again:
-            await again.batch_done("b")
+            await batch_done(again, "b")
             old = len(server.requests)
             assert {e.dialect for e in server.requests} == {before}
-            await again.submit("c.json", _file(2))
-            await again.batch_done("c")
+            await submit(again, "c.json", _file(2))
+            await batch_done(again, "c")
         assert {e.dialect for e in server.requests[old:]} == {after}
         for batch, count in (("b", 3), ("c", 2)):
             assert [r["status"] for r in _results(tmp_path, batch)] == ["completed"] * count
@@ -501,14 +502,14 @@ def test_what_a_model_refuses_is_learned_once_and_stored(tmp_path: Path) -> None
         assert efforts == {"low"}
         server.log.reset()
         async with Daemon(settings) as daemon:
-            await daemon.submit("again.json", _file(3))
-            await daemon.batch_done("again")
+            await submit(daemon, "again.json", _file(3))
+            await batch_done(daemon, "again")
         assert server.totals.by_status == {200: 6}
         text = (tmp_path / "config.toml").read_text()
         (tmp_path / "config.toml").write_text(text.replace('api = "', 'tools = "native"\napi = "'))
         async with Daemon(config.load(tmp_path / "config.toml", {})) as daemon:
-            await daemon.submit("changed.json", _file(3))
-            await daemon.batch_done("changed")
+            await submit(daemon, "changed.json", _file(3))
+            await batch_done(daemon, "changed")
         assert server.totals.by_status[400] > 0
 
     _run(test)
@@ -526,8 +527,8 @@ def test_an_effort_that_a_dialect_has_no_word_for_is_said_once(
         for name in ("one", "two"):
             async with Daemon(settings) as daemon:
                 for part in ("a", "b"):
-                    await daemon.submit(f"{name}-{part}.json", _file(3))
-                    await daemon.batch_done(f"{name}-{part}")
+                    await submit(daemon, f"{name}-{part}.json", _file(3))
+                    await batch_done(daemon, f"{name}-{part}")
         asked = [json.loads(e.request).get("thinking") for e in server.requests]
         assert asked == [{"type": "disabled"}] * 24
         assert server.totals.by_status == {200: 24}

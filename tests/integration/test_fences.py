@@ -23,6 +23,7 @@ from typing import Any
 import patience
 import pytest
 import warm
+from dropping import batch_done, submit
 from loglines import logged
 from patience import PATIENCE_S
 from weather import hanging
@@ -91,9 +92,9 @@ def work_off(
 
     async def scenario() -> None:
         async with Daemon(settings, watch=False, agent=agent, listeners=listeners) as daemon:
-            await daemon.submit("b.json", data)
+            await submit(daemon, "b.json", data)
             async with asyncio.timeout(PATIENCE_S):
-                await daemon.batch_done("b")
+                await batch_done(daemon, "b")
 
     asyncio.run(scenario())
 
@@ -305,9 +306,9 @@ def test_a_silent_worker_is_killed_and_only_its_task_runs_again(
         stopping = Stopping()
         daemon = stopping.daemon = Daemon(settings, watch=False, listeners=[stopping])
         async with daemon:
-            await daemon.submit("b.json", batch("x", "y"))
+            await submit(daemon, "b.json", batch("x", "y"))
             async with asyncio.timeout(PATIENCE_S):
-                await daemon.batch_done("b")
+                await batch_done(daemon, "b")
         return stopping.stopped
 
     stopped = asyncio.run(scenario())
@@ -338,8 +339,8 @@ def test_a_watch_over_workers_that_breaks_ends_the_daemon(tmp_path: Path, slow_s
     async def scenario() -> None:
         async with Daemon(settings, watch=False) as daemon:
             del daemon.pool._settings  # as by a bug
-            await daemon.submit("b.json", batch("x"))
-            await daemon.batch_done("b")
+            await submit(daemon, "b.json", batch("x"))
+            await batch_done(daemon, "b")
 
     with pytest.raises(AttributeError, match="_settings"):
         asyncio.run(asyncio.wait_for(scenario(), PATIENCE_S))
@@ -355,7 +356,7 @@ def test_a_reload_while_no_process_can_be_started_costs_no_worker(
 
     async def scenario() -> None:
         async with Daemon(settings, watch=False) as daemon:
-            await daemon.submit("b.json", batch("a", model="standin/latency-1.5+steps-2"))
+            await submit(daemon, "b.json", batch("a", model="standin/latency-1.5+steps-2"))
             running = daemon.attempts
             await asyncio.to_thread(until, lambda: [a for a in running.active if a.step == "model"])
             (worker,) = daemon.pool.workers
@@ -365,7 +366,7 @@ def test_a_reload_while_no_process_can_be_started_costs_no_worker(
             await asyncio.sleep(0.5)
             resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
             async with asyncio.timeout(PATIENCE_S):
-                await daemon.batch_done("b")
+                await batch_done(daemon, "b")
             assert daemon.pool.workers == (worker,)
 
     asyncio.run(scenario())
@@ -382,19 +383,19 @@ def test_a_reload_of_the_sandbox_that_a_worker_cannot_try_costs_no_attempt(
 
     async def scenario() -> None:
         async with Daemon(settings, watch=False) as daemon:
-            await daemon.submit("a.json", batch("a", model="standin/latency-1.5+steps-2"))
+            await submit(daemon, "a.json", batch("a", model="standin/latency-1.5+steps-2"))
             running = daemon.attempts
             await asyncio.to_thread(until, lambda: [a for a in running.active if a.step == "model"])
             (worker,) = daemon.pool.workers
             before = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
             resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, before[1]))
             await daemon.reloader.tune({"sandbox.max_processes": "77"}, reset=False)
-            await daemon.submit("b.json", batch("b"))
+            await submit(daemon, "b.json", batch("b"))
             await asyncio.to_thread(until, lambda: worker.retiring)
             resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, before)
             async with asyncio.timeout(PATIENCE_S):
-                await daemon.batch_done("a")
-                await daemon.batch_done("b")
+                await batch_done(daemon, "a")
+                await batch_done(daemon, "b")
 
     asyncio.run(scenario())
     a, b = (json.loads((tmp_path / f"outbox/{name}/001.json").read_bytes()) for name in "ab")
@@ -419,12 +420,12 @@ def test_a_worker_of_another_version_gets_no_task(
             monkeypatch.setattr("batchd.pool.supervisor.__version__", "0.0.0")
             for worker in daemon.pool.workers:
                 worker.kill("the test wants a new one")
-            await daemon.submit("b.json", batch("x"))
+            await submit(daemon, "b.json", batch("x"))
             await asyncio.to_thread(until, lambda: daemon.pool._failures > 1)
             assert not results(tmp_path)
             monkeypatch.undo()
             async with asyncio.timeout(PATIENCE_S):
-                await daemon.batch_done("b")
+                await batch_done(daemon, "b")
 
     asyncio.run(scenario())
     (result,) = results(tmp_path).values()
@@ -497,12 +498,12 @@ def test_the_death_of_the_fork_server_stops_no_worker(tmp_path: Path, slow_serve
         async with Daemon(
             settings, watch=False, agent="scripted_agents:notes_its_process"
         ) as daemon:
-            await daemon.submit("b.json", batch(*"abcdefgh"))
+            await submit(daemon, "b.json", batch(*"abcdefgh"))
             await asyncio.to_thread(until, lambda: len(log(slow_server)) > 2)
             first = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
             os.kill(first, signal.SIGKILL)
             async with asyncio.timeout(PATIENCE_S):
-                await daemon.batch_done("b")
+                await batch_done(daemon, "b")
             return first, forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
 
     first, second = asyncio.run(scenario())
@@ -565,10 +566,10 @@ def test_a_fork_server_that_stands_still_holds_no_task_up(
         async with Daemon(settings, watch=False) as daemon:
             await asyncio.to_thread(until, lambda: all(w.greeted for w in daemon.pool.workers))
             server = _stopped_fork_server()
-            await daemon.submit("b.json", batch(*"abcd"))
+            await submit(daemon, "b.json", batch(*"abcd"))
             await _ended_fork_server(server, monkeypatch)
             async with asyncio.timeout(PATIENCE_S):
-                await daemon.batch_done("b")
+                await batch_done(daemon, "b")
 
     asyncio.run(scenario())
     assert Counter(r["status"] for r in results(tmp_path).values()) == {"completed": 4}
@@ -589,12 +590,12 @@ def test_a_fork_server_that_stands_still_keeps_no_daemon_from_ending(
             pool = daemon.pool
             await asyncio.to_thread(until, lambda: all(w.greeted for w in pool.workers))
             os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)  # type: ignore[attr-defined]
-            await daemon.submit("b.json", batch("a", "b"))
+            await submit(daemon, "b.json", batch("a", "b"))
             await asyncio.to_thread(until, lambda: len(pool.workers) == 2)
             begun = time.monotonic()
         assert time.monotonic() - begun < 50
         async with Daemon(settings, watch=False) as again, asyncio.timeout(PATIENCE_S):
-            await again.batch_done("b")
+            await batch_done(again, "b")
 
     asyncio.run(scenario())
     assert Counter(r["status"] for r in results(tmp_path).values()) == {"completed": 2}
@@ -628,11 +629,11 @@ def test_a_worker_that_is_being_started_has_no_process_number(
         async with Daemon(settings, watch=False) as daemon:
             await asyncio.to_thread(until, lambda: workers(tmp_path))
             server = _stopped_fork_server()
-            await daemon.submit("b.json", batch(*"ab"))
+            await submit(daemon, "b.json", batch(*"ab"))
             await asyncio.to_thread(until, lambda: len(status(tmp_path)["workers"]) == 2)
             answer = await asyncio.to_thread(status, tmp_path)
             await _ended_fork_server(server, monkeypatch)
-            await daemon.batch_done("b")
+            await batch_done(daemon, "b")
         return answer
 
     answer = asyncio.run(scenario())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dropping import batch_done, submit
 from patience import PATIENCE_S
 from standin.server import ModelServer
 from standin.settings import ServerSettings
@@ -106,7 +107,7 @@ async def _held(folder: Path) -> Mapping[str, Any]:
 async def _done(daemon: Daemon, *batches: str) -> None:
     async with asyncio.timeout(PATIENCE_S):
         for name in batches:
-            await daemon.batch_done(name)
+            await batch_done(daemon, name)
 
 
 def test_a_model_that_is_gone_holds_its_tasks(
@@ -122,13 +123,13 @@ def test_a_model_that_is_gone_holds_its_tasks(
             settings = _configured(tmp_path, server)
             async with Daemon(settings, listeners=[heard]) as daemon:
                 server.control(models=_LEFT)
-                await daemon.submit("b.json", _tasks(200))
+                await submit(daemon, "b.json", _tasks(200))
                 parked = await _held(tmp_path)
                 assert (parked["scope"], parked["name"]) == ("model", "standin/steps-2")
                 assert parked["cause"] == "model_gone"
                 await _until(lambda: heard.parked)
                 assert "model_parked" in capsys.readouterr().out
-                await daemon.submit("c.json", _tasks(4, model="standin/steps-3"))
+                await submit(daemon, "c.json", _tasks(4, model="standin/steps-3"))
                 await _done(daemon, "c")
                 assert not results(tmp_path, "b")
                 refused = server.totals.by_status[404]
@@ -165,13 +166,13 @@ def test_held_tasks_run_again_with_another_model(tmp_path: Path) -> None:
             ModelServer(ServerSettings(models=_BOTH)) as server,
             Daemon(_configured(tmp_path, server)) as daemon,
         ):
-            await daemon.submit("a.json", _tasks(1))
+            await submit(daemon, "a.json", _tasks(1))
             await _done(daemon, "a")
             server.control(models=_LEFT)
             specs = json.loads(_tasks(3))
             specs["tasks"][1]["model"] = "standin/steps-3"
             specs["tasks"][2] |= {"model": "standin/steps-3", "after": ["001"]}
-            await daemon.submit("b.json", json.dumps(specs).encode())
+            await submit(daemon, "b.json", json.dumps(specs).encode())
             await _status(tmp_path, lambda s: s["parked"] and not s["tasks"]["running"])
             await _until(lambda: results(tmp_path, "b"))
             with pytest.raises(UsageError, match="have not ended cannot run again"):
@@ -215,7 +216,7 @@ def test_what_has_ended_runs_again_with_another_model(tmp_path: Path) -> None:
             ModelServer(ServerSettings()) as server,
             Daemon(_configured(tmp_path, server)) as daemon,
         ):
-            await daemon.submit("a.json", _tasks(2))
+            await submit(daemon, "a.json", _tasks(2))
             await _done(daemon, "a")
             await _ask(tmp_path, "retry", target=["a"], failed=False, model="standin/steps-3")
             await _done(daemon, "a-2")
@@ -239,7 +240,7 @@ def test_a_tier_goes_with_a_task_to_another_model_where_that_has_tiers(tmp_path:
             settings = config.load(tmp_path / "config.toml", {})
             async with Daemon(settings) as daemon:
                 data = _tasks(1, service_tier="flex", tier_fallback=90, effort="low")
-                await daemon.submit("a.json", data)
+                await submit(daemon, "a.json", data)
                 await _done(daemon, "a")
                 for model in ("standin/steps-3", "standin/steps-4"):
                     await _ask(tmp_path, "retry", target=["a"], failed=False, model=model)
@@ -266,7 +267,7 @@ def test_a_change_of_configuration_has_a_gone_model_tried(tmp_path: Path) -> Non
             ModelServer(ServerSettings(models=_LEFT)) as server,
             Daemon(_configured(tmp_path, server)) as daemon,
         ):
-            await daemon.submit("b.json", _tasks(3))
+            await submit(daemon, "b.json", _tasks(3))
             await _held(tmp_path)
             server.control(models=_BOTH)
             await _ask(tmp_path, "tune", changes={"providers.standin.rpm": "6000"})
@@ -285,7 +286,7 @@ def test_tasks_of_a_model_that_stays_away_end_with_the_reason(tmp_path: Path) ->
         async with ModelServer(ServerSettings(models=_LEFT)) as server:
             settings = _configured(folder, server, max_probe_s=0.2, max_parked_s=max_parked_s)
             async with Daemon(settings) as daemon:
-                await daemon.submit("b.json", _tasks(20))
+                await submit(daemon, "b.json", _tasks(20))
                 await _done(daemon, "b")
                 assert not (await _ask(folder, "status"))["parked"]
             assert {r["reason"] for r in results(folder, "b")} == {"bad_request"}
@@ -308,7 +309,7 @@ def test_a_judge_that_is_gone_holds_what_it_judges(tmp_path: Path) -> None:
             )
             settings = dataclasses.replace(settings, evaluation=judged)
             async with Daemon(settings) as daemon:
-                await daemon.submit("b.json", _tasks(2, model="standin/steps-3"))
+                await submit(daemon, "b.json", _tasks(2, model="standin/steps-3"))
                 await _status(tmp_path, lambda s: s["tasks"]["parked"] == 2)
                 changes = {"evaluation.judge_model": "standin/steps-3"}
                 await _ask(tmp_path, "tune", changes=changes)
@@ -332,7 +333,7 @@ def test_where_nothing_is_left_to_wait_no_trace_is_left(tmp_path: Path) -> None:
             ModelServer(ServerSettings(models=_LEFT)) as server,
             Daemon(_configured(tmp_path, server)) as daemon,
         ):
-            await daemon.submit("b.json", _tasks(2))
+            await submit(daemon, "b.json", _tasks(2))
             await _held(tmp_path)
             order = {"target": ["b"], "failed": True, "model": "standin/steps-3"}
             await _ask(tmp_path, "retry", **order)

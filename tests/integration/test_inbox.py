@@ -476,23 +476,6 @@ def test_polling_needs_no_events(tmp_path: Path) -> None:
     asyncio.run(play())
 
 
-def test_pause(tmp_path: Path) -> None:
-    """While paused nothing is claimed; at resume all of it is."""
-
-    async def play() -> None:
-        async with _watching(_spool(tmp_path, scan_s=0.05)) as (box, claims):
-            box.pause()
-            await asyncio.sleep(1.0)  # a look that is under way may yet take what it finds
-            inbox.drop(box.folder, "a.json", TASK)
-            await asyncio.sleep(0.3)
-            assert claims.all == []
-            assert (box.folder / "a.json").exists()
-            box.resume()
-            await claims.until(1)
-
-    asyncio.run(play())
-
-
 def test_a_file_that_takes_anothers_place_settles_again(tmp_path: Path) -> None:
     """Between settling and claim a name may come to stand for another file:
     that one is not taken.

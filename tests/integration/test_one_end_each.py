@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
+from dropping import batch_done, submit
 from patience import PATIENCE_S
 
 from batchd import config, control
@@ -83,14 +84,14 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
     async def scenario() -> None:
         async with opened(tmp_path, watch) as daemon:
             parts = parts_of(daemon)
-            batch = await daemon.submit("games.json", request(count))
+            batch = await submit(daemon, "games.json", request(count))
             refs = [Ref(batch.name, f"{i:03d}") for i in range(1, count + 1)]
             many = parts.publisher.finish_all([*_given_up(parts, refs)], parts.store.write)
             orders = [order(parts, "games") for _ in range(3)]
             for refused in await asyncio.gather(*orders, many, return_exceptions=True):
                 # All may be over when an order gets its turn.
                 assert not isinstance(refused, Exception) or isinstance(refused, UsageError)
-            await daemon.batch_done("games")
+            await batch_done(daemon, "games")
             summary = tmp_path / "outbox/games/summary.json"
             written = summary.stat().st_mtime_ns
             # What comes after the batch's end changes nothing.
@@ -162,12 +163,12 @@ def test_a_cancel_of_many_writes_the_results_that_single_ones_have(tmp_path: Pat
     async def scenario() -> None:
         async with opened(tmp_path, watch) as daemon:
             parts = parts_of(daemon)
-            await daemon.submit("alone.json", request(1))
-            await daemon.submit("many.json", request(count))
+            await submit(daemon, "alone.json", request(1))
+            await submit(daemon, "many.json", request(count))
             assert await order(parts, "alone") == Cancelled(cancelled=1)
             assert await order(parts, "many") == Cancelled(cancelled=count)
-            await daemon.batch_done("many")
-            await daemon.batch_done("alone")
+            await batch_done(daemon, "many")
+            await batch_done(daemon, "alone")
             assert parts.lifecycle.unended == 0
 
     asyncio.run(scenario())
@@ -200,13 +201,13 @@ def test_a_cancel_that_is_given_up_leaves_its_tasks_as_they_were(tmp_path: Path)
     async def scenario() -> None:
         async with opened(tmp_path, watch) as daemon:
             parts = parts_of(daemon)
-            await daemon.submit("games.json", request(3))
+            await submit(daemon, "games.json", request(3))
             with pytest.raises(WithdrawnError):
                 await order(parts, "games", by=Gone(0, 0))
             assert watch.durable == []
             assert parts.lifecycle.counts[Phase.QUEUED] == 3
             assert await order(parts, "games") == Cancelled(cancelled=3)
-            await daemon.batch_done("games")
+            await batch_done(daemon, "games")
 
     asyncio.run(scenario())
     assert len(watch.published) == 3
@@ -221,7 +222,7 @@ def test_results_that_are_written_lose_none_that_come_meanwhile(tmp_path: Path) 
     async def scenario() -> None:
         async with opened(tmp_path, watch) as daemon:
             parts = parts_of(daemon)
-            batch = await daemon.submit("games.json", request(4))
+            batch = await submit(daemon, "games.json", request(4))
             first, *others = (Ref("games", f"{i:03d}") for i in range(1, 5))
             free = threading.Event()
             busy = [
@@ -248,7 +249,7 @@ def test_what_is_cancelled_before_the_store_takes_no_more_is_published(tmp_path:
     async def scenario() -> None:
         async with opened(tmp_path, watch) as daemon:
             parts = parts_of(daemon)
-            await daemon.submit("games.json", request(3))
+            await submit(daemon, "games.json", request(3))
             refs = [Ref("games", f"{i:03d}") for i in range(1, 4)]
             await _begun(parts, refs[0])
             writes: list[object] = []
@@ -264,7 +265,7 @@ def test_what_is_cancelled_before_the_store_takes_no_more_is_published(tmp_path:
             await parts.loop.idle(lambda: ())
             assert sorted(watch.published) == refs[1:]
             await parts.publisher.finish_all([*_cancelled(parts, refs[:1])], parts.store.write)
-            await daemon.batch_done("games")
+            await batch_done(daemon, "games")
 
     asyncio.run(scenario())
     assert sorted(watch.published) == sorted(watch.durable)
@@ -278,7 +279,7 @@ def test_where_the_store_takes_no_more_all_that_are_left_may_still_run(tmp_path:
     async def scenario() -> None:
         async with opened(tmp_path, watch) as daemon:
             parts = parts_of(daemon)
-            await daemon.submit("games.json", request(many))
+            await submit(daemon, "games.json", request(many))
             refs = [Ref("games", f"{i:03d}") for i in range(1, many + 1)]
             first: list[int] = []
 
@@ -294,7 +295,7 @@ def test_where_the_store_takes_no_more_all_that_are_left_may_still_run(tmp_path:
             assert first == [500]
             assert parts.lifecycle.counts[Phase.QUEUED] == many - 500
             assert await order(parts, "games") == Cancelled(cancelled=many - 500)
-            await daemon.batch_done("games")
+            await batch_done(daemon, "games")
 
     asyncio.run(scenario())
     assert len(watch.published) == len(set(watch.published)) == many
@@ -309,12 +310,12 @@ def test_a_batch_that_ends_while_an_order_goes_on_ends_nothing_else(tmp_path: Pa
     async def scenario() -> None:
         async with opened(tmp_path, watch) as daemon:
             parts = parts_of(daemon)
-            await daemon.submit("begun.json", request(1))
-            await daemon.submit("many.json", request(many))
+            await submit(daemon, "begun.json", request(1))
+            await submit(daemon, "many.json", request(many))
             await _begun(parts, Ref("begun", "001"))
             assert await order(parts, "begun", "many") == Cancelled(cancelled=many + 1)
-            await daemon.batch_done("begun")
-            await daemon.batch_done("many")
+            await batch_done(daemon, "begun")
+            await batch_done(daemon, "many")
             await parts.loop.idle(lambda: ())
 
     asyncio.run(scenario())
@@ -332,8 +333,8 @@ def test_an_order_over_batches_that_is_given_up_leaves_all_of_them_as_they_were(
     async def scenario() -> None:
         async with opened(tmp_path, watch) as daemon:
             parts = parts_of(daemon)
-            await daemon.submit("a.json", request(2))
-            await daemon.submit("b.json", request(2))
+            await submit(daemon, "a.json", request(2))
+            await submit(daemon, "b.json", request(2))
             with pytest.raises(WithdrawnError):
                 await order(parts, "a", "b", by=Gone(0, 0))
             assert parts.lifecycle.counts[Phase.QUEUED] == 4
@@ -365,7 +366,7 @@ def test_an_order_without_a_daemon_does_not_need_the_outbox(tmp_path: Path) -> N
 
     async def published() -> None:
         async with opened(tmp_path, watch) as daemon:
-            await daemon.batch_done("games")
+            await batch_done(daemon, "games")
 
     asyncio.run(stored())
     folder.rename(away)

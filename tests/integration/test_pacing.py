@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dropping import batch_done, submit
 from patience import PATIENCE_S
 from standin.server import ModelServer
 from standin.settings import ServerSettings
@@ -47,13 +48,13 @@ async def _run(
     text = _CONFIG.format(base_url=server.base_url, rpm=rpm, agents=agents)
     (folder / "config.toml").write_text(text)
     async with Daemon(config.load(folder / "config.toml", {})) as daemon:
-        batch = await daemon.submit("b.json", task_file(tasks))
+        batch = await submit(daemon, "b.json", task_file(tasks))
         if tuned:
             await until(lambda: bool(server.totals.requests))
             state = folder / ".batchd"
             await asyncio.to_thread(control.request, state, "tune", changes={_RPM: tuned})
         async with asyncio.timeout(PATIENCE_S):
-            await daemon.batch_done(batch.name)
+            await batch_done(daemon, batch.name)
         status = await asyncio.to_thread(control.request, folder / ".batchd", "status")
     pace: dict[str, Any] = status["providers"]["standin"]
     return pace
@@ -152,8 +153,8 @@ def test_tasks_that_run_out_of_their_own_time_slow_no_others_down(tmp_path: Path
             path = tmp_path / "config.toml"
             path.write_text(text.format(base_url=server.base_url, rpm=0, agents=8))
             async with Daemon(config.load(path, {})) as daemon, asyncio.timeout(PATIENCE_S):
-                batch = await daemon.submit("b.json", task_file(16))
-                await daemon.batch_done(batch.name)
+                batch = await submit(daemon, "b.json", task_file(16))
+                await batch_done(daemon, batch.name)
                 status = await asyncio.to_thread(control.request, tmp_path / ".batchd", "status")
         assert status["providers"]["standin"]["concurrent"] == 32
 

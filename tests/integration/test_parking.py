@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dropping import batch_done, submit
 from patience import PATIENCE_S
 from standin.server import ModelServer
 from standin.settings import ServerSettings
@@ -107,7 +108,7 @@ def test_a_bad_key_parks_everything_until_it_is_fixed(
             (tmp_path / "key").write_text("sk-the-wrong-one-0123456789")
             settings = _configured(tmp_path, server, max_probe_s=600.0)
             async with Daemon(settings) as daemon:
-                batch = await daemon.submit("b.json", task_file(150))
+                batch = await submit(daemon, "b.json", task_file(150))
                 await until(lambda: bool(server.totals.requests))
                 await asyncio.sleep(1.0)
                 assert server.totals.requests <= 8
@@ -140,7 +141,7 @@ def test_a_bad_key_parks_everything_until_it_is_fixed(
                 (tmp_path / "key").write_text(_KEY)
                 await _ask(tmp_path, "resume", scope="", name="")
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done(batch.name)
+                    await batch_done(daemon, batch.name)
                 assert (await _ask(tmp_path, "status"))["parked"] == []
         found = results(tmp_path, "b")
         assert [r["status"] for r in found] == ["completed"] * 150
@@ -163,7 +164,7 @@ def test_a_key_file_that_may_not_be_read_any_more_ends_no_daemon(
             key = tmp_path / "key"
             key.write_text("sk-the-wrong-one-0123456789")
             async with Daemon(_configured(tmp_path, server)) as daemon:
-                await daemon.submit("b.json", task_file(3))
+                await submit(daemon, "b.json", task_file(3))
                 await _until_parked(tmp_path)
                 key.unlink()
                 key.symlink_to("/usr/bin/env")
@@ -172,7 +173,7 @@ def test_a_key_file_that_may_not_be_read_any_more_ends_no_daemon(
                 key.unlink()
                 key.write_text(_KEY)
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done("b")
+                    await batch_done(daemon, "b")
 
     asyncio.run(scenario())
     assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
@@ -188,7 +189,7 @@ def test_an_outage_fails_no_task(tmp_path: Path) -> None:
         async with ModelServer(ServerSettings()) as server:
             settings = _configured(tmp_path, server, "steps-3")
             async with Daemon(settings) as daemon:
-                batch = await daemon.submit("b.json", task_file(100))
+                batch = await submit(daemon, "b.json", task_file(100))
                 await until(lambda: server.totals.requests > 60)
                 server.control(down=True)
                 await _until_parked(tmp_path)
@@ -197,7 +198,7 @@ def test_an_outage_fails_no_task(tmp_path: Path) -> None:
                 assert server.totals.requests - calls <= 10, "half-open: one call, now and then"
                 server.control(down=False)
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done(batch.name)
+                    await batch_done(daemon, batch.name)
         found = results(tmp_path, "b")
         assert [r["status"] for r in found] == ["completed"] * 100
         assert sum(r["usage"]["calls"] for r in found) == 300
@@ -212,7 +213,7 @@ def test_a_parked_provider_is_remembered_over_a_restart(tmp_path: Path) -> None:
         async with ModelServer(ServerSettings()) as server:
             settings = _configured(tmp_path, server, "steps-3", max_probe_s=600.0)
             async with Daemon(settings) as daemon:
-                await daemon.submit("b.json", task_file(20))
+                await submit(daemon, "b.json", task_file(20))
                 await until(lambda: server.totals.requests > 10)
                 server.control(faults="402")
                 await _until_parked(tmp_path)
@@ -226,7 +227,7 @@ def test_a_parked_provider_is_remembered_over_a_restart(tmp_path: Path) -> None:
                 assert (parked["cause"], parked["since"]) == ("quota", since)
             server.control(faults="")
             async with Daemon(settings) as daemon, asyncio.timeout(PATIENCE_S):
-                await daemon.batch_done("b")
+                await batch_done(daemon, "b")
             assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
             assert server.totals.repeated <= refused + 2
 
@@ -242,13 +243,13 @@ def test_a_provider_that_stays_away_too_long_ends_its_tasks(tmp_path: Path) -> N
         async with ModelServer(ServerSettings(down=True)) as server:
             settings = _configured(tmp_path, server, governor="max_parked_s = 1.0")
             async with Daemon(settings) as daemon:
-                await daemon.submit("b.json", task_file(30))
+                await submit(daemon, "b.json", task_file(30))
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done("b")
+                    await batch_done(daemon, "b")
                 server.control(down=False)
-                await daemon.submit("c.json", task_file(3))
+                await submit(daemon, "c.json", task_file(3))
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done("c")
+                    await batch_done(daemon, "c")
                 assert (await _ask(tmp_path, "status"))["parked"] == []
         for result in results(tmp_path, "b"):
             assert (result["status"], result["reason"]) == ("error", "provider_unavailable")
@@ -269,9 +270,9 @@ def test_a_request_that_only_fails_for_one_task_parks_nothing_for_long(tmp_path:
             poison = {"first_prompt": "poison", "model": "standin/500-always+steps-2"}
             good = [{"first_prompt": f"good {i}"} for i in range(5)]
             async with Daemon(settings) as daemon:
-                await daemon.submit("b.json", json.dumps({"tasks": [poison, *good]}).encode())
+                await submit(daemon, "b.json", json.dumps({"tasks": [poison, *good]}).encode())
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done("b")
+                    await batch_done(daemon, "b")
         first, *others = results(tmp_path, "b")
         assert (first["status"], first["reason"]) == ("error", "provider_unavailable")
         assert {r["status"] for r in others} == {"completed"}
@@ -293,13 +294,13 @@ def test_a_judge_that_is_down_parks_only_whom_it_judges(tmp_path: Path) -> None:
                 for i in range(12)
             ]
             async with Daemon(settings) as daemon:
-                await daemon.submit("b.json", json.dumps({"tasks": tasks}).encode())
+                await submit(daemon, "b.json", json.dumps({"tasks": tasks}).encode())
                 await until(lambda: len(results(tmp_path, "b")) == 6)
                 (parked,) = await _until_parked(tmp_path)
                 assert parked["name"] == "judges"
                 judges.control(down=False, default="steps-1")
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done("b")
+                    await batch_done(daemon, "b")
             assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
             assert server.totals.repeated == 0
 
@@ -317,7 +318,7 @@ def test_a_days_budget_parks_the_rest_until_there_is_money(tmp_path: Path) -> No
             settings = _configured(tmp_path, server, per_day_usd=0.02)
             async with Daemon(settings) as daemon:
                 # 60 tasks x 2 calls of about 470 + 20 tokens: $0.06 by our prices.
-                await daemon.submit("b.json", task_file(60, **limits))
+                await submit(daemon, "b.json", task_file(60, **limits))
                 await _until_spent(tmp_path, 0.02)
                 calls = server.totals.requests
                 await asyncio.sleep(1.5)
@@ -328,7 +329,7 @@ def test_a_days_budget_parks_the_rest_until_there_is_money(tmp_path: Path) -> No
                 assert {r["status"] for r in results(tmp_path, "b")} == {"completed"}
                 await _ask(tmp_path, "tune", changes={"budget.per_day_usd": "1.0"})
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done("b")
+                    await batch_done(daemon, "b")
         found = results(tmp_path, "b")
         assert [r["status"] for r in found] == ["completed"] * 60
 
@@ -345,9 +346,9 @@ def test_a_call_that_no_day_can_pay_for_ends_its_own_task(tmp_path: Path) -> Non
             async with Daemon(_configured(tmp_path, server, per_day_usd=0.02)) as daemon:
                 tasks = _tasks(6)
                 tasks[0]["limits"]["max_output_tokens"] = 20_000
-                await daemon.submit("b.json", json.dumps(tasks).encode())
+                await submit(daemon, "b.json", json.dumps(tasks).encode())
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done("b")
+                    await batch_done(daemon, "b")
                 assert (await _ask(tmp_path, "status"))["parked"] == []
             assert server.totals.requests == 10
 
@@ -369,25 +370,25 @@ def test_a_call_that_must_wait_for_tomorrow_waits_alone(
         async with ModelServer(ServerSettings()) as server:
             settings = _configured(tmp_path, server, per_day_usd=0.02)
             async with Daemon(settings) as daemon:
-                await daemon.submit("first.json", json.dumps(_tasks(6)).encode())
-                await daemon.batch_done("first")
+                await submit(daemon, "first.json", json.dumps(_tasks(6)).encode())
+                await batch_done(daemon, "first")
                 # Fits into $0.02, but not into what the first tasks have left of it.
                 dear = _tasks(1, priority=100)
                 dear[0]["limits"]["max_output_tokens"] = 8_500
-                await daemon.submit("dear.json", json.dumps(dear).encode())
+                await submit(daemon, "dear.json", json.dumps(dear).encode())
                 (parked,) = await _until_parked(tmp_path)
                 while (parked["scope"], parked["name"]) != ("day", ""):
                     assert (parked["scope"], parked["cause"]) == ("task", "budget")
                     (parked,) = await _until_parked(tmp_path)
                 assert "the next call may cost $0.01" in parked["message"]
                 for name in ("more", "again"):
-                    await daemon.submit(f"{name}.json", json.dumps(_tasks(3)).encode())
+                    await submit(daemon, f"{name}.json", json.dumps(_tasks(3)).encode())
                     async with asyncio.timeout(PATIENCE_S):
-                        await daemon.batch_done(name)
+                        await batch_done(daemon, name)
                 assert not results(tmp_path, "dear")
                 await _ask(tmp_path, "tune", changes={"budget.per_day_usd": "1.0"})
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done("dear")
+                    await batch_done(daemon, "dear")
                 assert (await _ask(tmp_path, "status"))["parked"] == []
 
     asyncio.run(scenario())
@@ -405,7 +406,7 @@ def test_the_end_of_the_days_money_starts_nothing_in_vain(tmp_path: Path) -> Non
         async with ModelServer(ServerSettings()) as server:
             settings = _configured(tmp_path, server, per_day_usd=0.005)
             async with Daemon(settings) as daemon:
-                await daemon.submit("b.json", json.dumps(_tasks(200)).encode())
+                await submit(daemon, "b.json", json.dumps(_tasks(200)).encode())
                 for usd in (0.005, 0.01, 0.015):
                     await _ask(tmp_path, "tune", changes={"budget.per_day_usd": str(usd)})
                     await _until_spent(tmp_path, usd)
@@ -445,7 +446,7 @@ def test_resume_says_that_the_days_money_is_still_spent(tmp_path: Path) -> None:
         async with ModelServer(ServerSettings()) as server:
             limits: dict[str, Any] = {"limits": {"max_output_tokens": 50}}
             async with Daemon(_configured(tmp_path, server, per_day_usd=0.001)) as daemon:
-                await daemon.submit("b.json", task_file(8, **limits))
+                await submit(daemon, "b.json", task_file(8, **limits))
                 for _ in range(20):
                     await _until_spent(tmp_path, 0.001)
                     answer = await _ask(tmp_path, "resume")
@@ -465,7 +466,7 @@ def test_a_parked_provider_that_is_paused_too_is_not_tried_after_a_restart(
         async with ModelServer(ServerSettings(down=True)) as server:
             settings = _configured(tmp_path, server)
             async with Daemon(settings) as daemon:
-                await daemon.submit("b.json", task_file(3))
+                await submit(daemon, "b.json", task_file(3))
                 await _until_parked(tmp_path)
                 await _ask(tmp_path, "pause", scope="provider", name="standin")
             server.control(down=False)
@@ -475,7 +476,7 @@ def test_a_parked_provider_that_is_paused_too_is_not_tried_after_a_restart(
                     await asyncio.sleep(0.02)
                 await _ask(tmp_path, "resume")
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done("b")
+                    await batch_done(daemon, "b")
             assert [r["status"] for r in results(tmp_path, "b")] == ["completed"] * 3
 
     asyncio.run(scenario())
@@ -494,7 +495,7 @@ def test_tasks_wait_for_a_provider_that_is_configured_no_more(tmp_path: Path) ->
             changed = replace(settings, providers=without, agent=agent)
             async with Daemon(settings) as daemon:
                 await _ask(tmp_path, "pause", scope="all")
-                await daemon.submit("b.json", task_file(20, model="standin/steps-2"))
+                await submit(daemon, "b.json", task_file(20, model="standin/steps-2"))
             async with Daemon(changed):
                 await _ask(tmp_path, "resume")
                 await asyncio.sleep(0.5)
@@ -510,7 +511,7 @@ def test_tasks_wait_for_a_provider_that_is_configured_no_more(tmp_path: Path) ->
             assert not results(tmp_path, "b")
             assert not server.totals.requests
             async with Daemon(settings) as daemon, asyncio.timeout(PATIENCE_S):
-                await daemon.batch_done("b")
+                await batch_done(daemon, "b")
             assert [r["status"] for r in results(tmp_path, "b")] == ["completed"] * 20
             assert server.totals.repeated == 0
 
@@ -531,16 +532,16 @@ def test_what_is_paused_stands_still_over_a_restart_until_it_is_resumed(
             settings = _configured(tmp_path, server, "steps-30")
             name = {"batch": "b", "task": "b/001", "provider": "standin", "all": ""}[scope]
             async with Daemon(settings) as daemon:
-                await daemon.submit("b.json", task_file(1))
+                await submit(daemon, "b.json", task_file(1))
                 await until(lambda: server.totals.requests > 2)
                 answer = await _ask(tmp_path, "pause", scope=scope, name=name, message="lunch")
                 assert answer == {"parked": 1, "judged": 0}
                 await _until_idle(tmp_path)
                 calls = server.totals.requests
-                await daemon.submit("c.json", task_file(1, model="judges/steps-2"))
+                await submit(daemon, "c.json", task_file(1, model="judges/steps-2"))
                 if scope != "all":
                     async with asyncio.timeout(PATIENCE_S):
-                        await daemon.batch_done("c")
+                        await batch_done(daemon, "c")
             async with Daemon(settings) as daemon:
                 await asyncio.sleep(0.6)
                 asked = [r for r in server.requests if r.model == "steps-30"]
@@ -554,7 +555,7 @@ def test_what_is_paused_stands_still_over_a_restart_until_it_is_resumed(
                 answer = await _ask(tmp_path, "resume", scope=scope, name=name)
                 assert answer == {"resumed": 1, "trying": [], "held": []}
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done("b")
+                    await batch_done(daemon, "b")
             (result,) = results(tmp_path, "b")
             assert result["status"] == "completed"
             assert result["usage"]["calls"] == 30
@@ -574,17 +575,17 @@ def test_what_is_parked_for_a_task_that_ended_is_tried_by_the_next(tmp_path: Pat
             (tmp_path / "key").write_text("sk-the-wrong-one-0123456789")
             settings = _configured(tmp_path, server, max_probe_s=600.0)
             async with Daemon(settings) as daemon:
-                await daemon.submit("b.json", task_file(2))
+                await submit(daemon, "b.json", task_file(2))
                 await _until_parked(tmp_path)
                 assert "no task waits for it" not in _status(tmp_path)
                 await _ask(tmp_path, "cancel", target="b")
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done("b")
+                    await batch_done(daemon, "b")
                 assert "no task waits for it, and the next one tries it; " in _status(tmp_path)
                 (tmp_path / "key").write_text(_KEY)
-                await daemon.submit("c.json", task_file(2))
+                await submit(daemon, "c.json", task_file(2))
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done("c")
+                    await batch_done(daemon, "c")
                 assert {r["status"] for r in results(tmp_path, "c")} == {"completed"}
                 assert _status(tmp_path) == ""
 

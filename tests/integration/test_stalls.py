@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from dropping import batch_done, submit
 
 from batchd import control
 from batchd.config import Config, load
@@ -84,7 +85,7 @@ def test_a_task_whose_wake_up_was_lost_is_named(tmp_path: Path, model_server: st
             )
             daemon.lifecycle.take(inputs.Ended(lost.ref, TaskStatus.CANCELLED))
             daemon.lifecycle.take(inputs.Published(lost.ref, TaskStatus.CANCELLED))
-            await daemon.submit("b.json", _file(2))
+            await submit(daemon, "b.json", _file(2))
             await _until(lambda: any(a.step == "model" for a in daemon.attempts.active))
             (call,) = check.movables()
             assert call.what == "b/001, about which its worker is silent (model)"
@@ -106,14 +107,14 @@ def test_an_order_that_ends_many_for_long_is_no_stall(tmp_path: Path) -> None:
                 seen.append({*check.movables()})
                 return await daemon.store.write(work, *args, **kwargs)
 
-            await daemon.submit("b.json", _file(1201))
+            await submit(daemon, "b.json", _file(1201))
             ends = []
             for i in range(1, 1202):
                 end = End(Ref("b", f"{i:03d}"), TaskStatus.CANCELLED, Reason.USER, "no")
                 ends += daemon.lifecycle.take(inputs.GiveUp(end))
             with daemon.publisher.ending_many():
                 await daemon.publisher.finish_all(ends, looking)
-            await daemon.batch_done("b")
+            await batch_done(daemon, "b")
 
     asyncio.run(scenario())
     assert len(seen) == 3
@@ -156,7 +157,7 @@ def test_an_agent_that_waits_for_what_never_comes_is_reported(
     async def scenario() -> None:
         agent = "scripted_agents:waits_for_ever"
         async with Daemon(settings, agent=agent, watch=False) as daemon:
-            await daemon.submit("b.json", _file(1))
+            await submit(daemon, "b.json", _file(1))
             begun = time.monotonic()
             while not (found := await asyncio.to_thread(troubles)):
                 assert time.monotonic() - begun < 200

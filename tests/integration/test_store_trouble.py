@@ -26,6 +26,7 @@ from typing import Any
 import msgspec
 import pytest
 import warm
+from dropping import batch_done, submit
 from patience import PATIENCE_S
 from store_child import MODEL
 
@@ -495,7 +496,7 @@ def test_a_task_that_is_cancelled_while_its_parking_waits_for_room(
             asyncio.timeout(PATIENCE_S),
             Daemon(config.load(path, {}), listeners=[disk]) as daemon,
         ):
-            batch = await daemon.submit("b.json", task)
+            batch = await submit(daemon, "b.json", task)
             await disk.begun.wait()
             await order("pause", scope="task", name="b/001")
             try:
@@ -504,7 +505,7 @@ def test_a_task_that_is_cancelled_while_its_parking_waits_for_room(
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, disk.room)
             assert (await order("cancel", target="b/001"))["cancelled"] == 1
-            await daemon.batch_done(batch.name)
+            await batch_done(daemon, batch.name)
             await asyncio.sleep(1.5)  # what was refused by the disk is tried again within a second
             assert (await order("status"))["batches"] == {"open": 0}
             assert not daemon.loop.broken.done()

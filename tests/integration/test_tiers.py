@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dropping import batch_done, submit
 from patience import PATIENCE_S
 from standin.server import ModelServer
 from standin.settings import ServerSettings
@@ -96,11 +97,11 @@ def test_flex_is_half_the_price_and_its_refusals_slow_no_one_down(tmp_path: Path
             loaded = _configured(tmp_path, server, "steps-3+flex-full-2+retry-after-0.05")
             async with Daemon(loaded) as daemon, asyncio.timeout(PATIENCE_S):
                 batches = [
-                    await daemon.submit(f"{tier}.json", _file(tier, 4))
+                    await submit(daemon, f"{tier}.json", _file(tier, 4))
                     for tier in ("flex", "standard")
                 ]
                 for batch in batches:
-                    await daemon.batch_done(batch.name)
+                    await batch_done(daemon, batch.name)
                 return await _status(tmp_path)
 
     status = asyncio.run(scenario())
@@ -150,16 +151,16 @@ def test_a_full_tier_gives_its_slots_to_others(tmp_path: Path) -> None:
                 Daemon(_configured(tmp_path, server, model, agents=1)) as daemon,
                 asyncio.timeout(PATIENCE_S),
             ):
-                flex = await daemon.submit("flex.json", _file("flex", 1))
+                flex = await submit(daemon, "flex.json", _file("flex", 1))
                 while not (parked := (await _status(tmp_path))["parked"]):  # noqa: ASYNC110 (only asking shows it)
                     await asyncio.sleep(0.02)
-                more = await daemon.submit("more.json", _file("flex", 2, priority=9))
-                plain = await daemon.submit("plain.json", _file("standard", 3))
-                await daemon.batch_done(plain.name)
+                more = await submit(daemon, "more.json", _file("flex", 2, priority=9))
+                plain = await submit(daemon, "plain.json", _file("standard", 3))
+                await batch_done(daemon, plain.name)
                 attempts = server.totals.by_status[429]
                 # Each of them finds the tier full once more, and has it tried again.
                 for batch in (flex, more):
-                    task = asyncio.ensure_future(daemon.batch_done(batch.name))
+                    task = asyncio.ensure_future(batch_done(daemon, batch.name))
                     while not task.done():
                         for waits in (await _status(tmp_path))["parked"]:
                             where = {"scope": waits["scope"], "name": waits["name"]}
@@ -189,8 +190,8 @@ def test_a_call_without_room_goes_on_at_the_standard_price(tmp_path: Path) -> No
             model = "steps-2+flex-full-1+retry-after-1000"
             loaded = _configured(tmp_path, server, model)
             async with Daemon(loaded) as daemon, asyncio.timeout(PATIENCE_S):
-                batch = await daemon.submit("flex.json", _file("flex", 1, tier_fallback=0))
-                await daemon.batch_done(batch.name)
+                batch = await submit(daemon, "flex.json", _file("flex", 1, tier_fallback=0))
+                await batch_done(daemon, batch.name)
 
     asyncio.run(scenario())
     (result,) = _results(tmp_path, "flex")

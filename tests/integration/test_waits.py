@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dropping import batch_done, submit
 from patience import PATIENCE_S
 from standin.server import ModelServer
 from standin.settings import ServerSettings
@@ -90,7 +91,7 @@ async def _until_status(
 async def _until_done(daemon: Daemon, *batches: str) -> None:
     async with asyncio.timeout(PATIENCE_S):
         for name in batches:
-            await daemon.batch_done(name)
+            await batch_done(daemon, name)
 
 
 def test_a_long_wait_holds_only_its_provider_whatever_earlier_calls_bring(tmp_path: Path) -> None:
@@ -109,10 +110,10 @@ def test_a_long_wait_holds_only_its_provider_whatever_earlier_calls_bring(tmp_pa
             ModelServer(ServerSettings()) as other,
             Daemon(_configured(tmp_path, server, other)) as daemon,
         ):
-            await daemon.submit("b.json", task_file(8))
+            await submit(daemon, "b.json", task_file(8))
             await until(lambda: server.totals.by_status[200] == 7, 60)
             assert server.totals.by_status[429] == 1
-            await daemon.submit("c.json", task_file(20, model="other/steps-2"))
+            await submit(daemon, "c.json", task_file(20, model="other/steps-2"))
             await _until_done(daemon, "c")
             status = await _until_status(tmp_path, lambda status: not status["tasks"]["running"])
             (parked,) = status["parked"]
@@ -142,15 +143,15 @@ def test_a_long_wait_that_a_paused_task_was_asked_for_is_no_silent_one(tmp_path:
             Daemon(_configured(tmp_path, server, other)) as daemon,
         ):
             slow = f"standin/latency-1+429-1+retry-after-{_DAY_S:.0f}+steps-2"
-            await daemon.submit("b.json", task_file(1, model=slow))
+            await submit(daemon, "b.json", task_file(1, model=slow))
             await until(lambda: server.totals.requests == 1, 60)
             await _ask(tmp_path, "pause", scope="batch", name="b")
             await until(lambda: server.totals.by_status[429] == 1, 60)
-            await daemon.submit("c.json", task_file(9))
+            await submit(daemon, "c.json", task_file(9))
             status = await _until_status(tmp_path, lambda status: len(status["parked"]) > 1)
             waits = [(p["scope"], p["cause"]) for p in status["parked"]]
             assert waits == [("batch", "paused"), ("provider", "rate_limited")]
-            await daemon.submit("d.json", task_file(9, model="other/steps-2"))
+            await submit(daemon, "d.json", task_file(9, model="other/steps-2"))
             await _until_done(daemon, "d")
             await _ask(tmp_path, "resume", scope="provider", name="standin")
             await _until_done(daemon, "c")
@@ -208,7 +209,7 @@ def test_tries_go_round_also_after_resume_and_restart(tmp_path: Path) -> None:
             settings = _configured(tmp_path, server)
             prompts = {f"task number {n}" for n in range(4)}
             async with Daemon(settings) as daemon:
-                await daemon.submit("b.json", task_file(4))
+                await submit(daemon, "b.json", task_file(4))
                 await _until_status(tmp_path, lambda t: t["parked"] and not t["tasks"]["running"])
                 tried = []
                 for _ in range(8):
@@ -233,13 +234,13 @@ def test_a_task_that_must_run_alone_tries_in_its_turn(tmp_path: Path) -> None:
             ModelServer(ServerSettings(faults="hang")) as server,
             Daemon(_configured(tmp_path, server)) as daemon,
         ):
-            await daemon.submit("suspect.json", _tasks("standin/steps-2"))
+            await submit(daemon, "suspect.json", _tasks("standin/steps-2"))
             await until(lambda: server.totals.requests == 1, 60)
             server.control(faults="401")
             (running,) = (await _ask(tmp_path, "status"))["running"]
             os.kill(running["worker"], signal.SIGKILL)
             await _until_status(tmp_path, lambda t: t["parked"] and not t["tasks"]["running"])
-            await daemon.submit("b.json", task_file(3))
+            await submit(daemon, "b.json", task_file(3))
             tried = []
             for _ in range(8):
                 calls = server.totals.requests
@@ -262,7 +263,7 @@ def test_a_model_whose_key_is_refused_waits_alone_in_the_end(tmp_path: Path) -> 
             Daemon(_configured(tmp_path, server, max_probe_s=0.2)) as daemon,
         ):
             poison = ["standin/401+steps-1"] * 9
-            await daemon.submit("b.json", _tasks(*poison, *["standin/steps-2"] * 20))
+            await submit(daemon, "b.json", _tasks(*poison, *["standin/steps-2"] * 20))
             await until(lambda: len(results(tmp_path, "b")) == 20, 60)
             status = await _until_status(tmp_path, lambda status: len(status["parked"]) == 1)
             (parked,) = status["parked"]
@@ -291,9 +292,9 @@ def test_a_refusal_that_names_a_model_holds_that_model_alone(
         async with ModelServer(ServerSettings()) as server:
             settings = _configured(tmp_path, server)
             async with Daemon(settings) as daemon:
-                await daemon.submit("b.json", _tasks(*[bad] * 9))
+                await submit(daemon, "b.json", _tasks(*[bad] * 9))
                 await _until_status(tmp_path, lambda t: t["parked"] and not t["tasks"]["running"])
-                await daemon.submit("c.json", _tasks(bad, *["standin/steps-2"] * 9))
+                await submit(daemon, "c.json", _tasks(bad, *["standin/steps-2"] * 9))
                 await until(lambda: len(results(tmp_path, "c")) == 9, 60)
                 calls = server.totals.requests
             async with Daemon(settings) as daemon:
@@ -323,15 +324,15 @@ def test_a_model_that_was_served_and_is_gone_waits_and_comes_back(tmp_path: Path
         async with ModelServer(ServerSettings(default="steps-2")) as server:
             settings = _configured(tmp_path, server, max_probe_s=0.3)
             async with Daemon(settings) as daemon:
-                await daemon.submit("a.json", _tasks("standin/mine"))
+                await submit(daemon, "a.json", _tasks("standin/mine"))
                 await _until_done(daemon, "a")
                 server.control(default="")
-                await daemon.submit("b.json", _tasks(*["standin/mine"] * 12))
+                await submit(daemon, "b.json", _tasks(*["standin/mine"] * 12))
                 (parked,) = (await _until_status(tmp_path, lambda status: status["parked"]))[
                     "parked"
                 ]
                 assert (parked["name"], parked["cause"]) == ("standin/mine", "model_gone")
-                await daemon.submit("c.json", _tasks("standin/steps-2", "standin/never"))
+                await submit(daemon, "c.json", _tasks("standin/steps-2", "standin/never"))
                 await until(lambda: len(results(tmp_path, "c")) == 1, 60)
                 names = {"standin/mine", "standin/never"}
                 await _until_status(tmp_path, lambda s: {p["name"] for p in s["parked"]} == names)
@@ -352,7 +353,7 @@ def test_a_model_can_be_paused(tmp_path: Path) -> None:
             key = {"scope": "model", "name": "standin/steps-3"}
             async with Daemon(settings) as daemon:
                 await _ask(tmp_path, "pause", **key)
-                await daemon.submit("b.json", _tasks(*["standin/steps-3", "standin/steps-2"] * 9))
+                await submit(daemon, "b.json", _tasks(*["standin/steps-3", "standin/steps-2"] * 9))
                 await until(lambda: len(results(tmp_path, "b")) == 9, 60)
             with StoreReader(tmp_path / ".batchd/batchd.db") as reader:
                 parked, tasks = reader.parked(), reader.tasks("b")
@@ -362,7 +363,7 @@ def test_a_model_can_be_paused(tmp_path: Path) -> None:
             assert why == "model standin/steps-3: paused"
             assert "batchd resume --model standin/steps-3" in "".join(words.parked_lines(parked))
             async with Daemon(settings) as daemon:
-                await daemon.submit("c.json", _tasks("standin/steps-2"))
+                await submit(daemon, "c.json", _tasks("standin/steps-2"))
                 await _until_done(daemon, "c")
                 assert {r.model for r in server.requests} == {"steps-2"}
                 answer = await _ask(tmp_path, "resume", **key)
@@ -382,7 +383,7 @@ def test_time_while_switched_off_ends_no_task(tmp_path: Path) -> None:
         async with ModelServer(ServerSettings(down=True)) as server:
             settings = _configured(tmp_path, server)
             async with Daemon(settings) as daemon:
-                await daemon.submit("b.json", task_file(12))
+                await submit(daemon, "b.json", task_file(12))
                 await _until_status(tmp_path, lambda t: t["parked"] and not t["tasks"]["running"])
             with contextlib.closing(sqlite3.connect(tmp_path / ".batchd/batchd.db")) as db, db:
                 db.execute("UPDATE parked SET since = since - ?", (8 * _DAY_S,))
@@ -410,7 +411,7 @@ def test_time_in_which_a_provider_was_tried_counts_over_a_restart(tmp_path: Path
                 return max((p["tried_s"] for p in status["parked"]), default=0.0)
 
             async with Daemon(settings) as daemon:
-                await daemon.submit("b.json", task_file(3))
+                await submit(daemon, "b.json", task_file(3))
                 before = tried(await _until_status(tmp_path, lambda status: tried(status) > 0.2))
             async with Daemon(settings) as daemon:
                 assert tried(await _ask(tmp_path, "status")) >= before
@@ -428,7 +429,7 @@ def test_a_parked_provider_without_a_task_goes_on_at_resume(tmp_path: Path) -> N
         async with ModelServer(ServerSettings(faults="401")) as server:
             settings = _configured(tmp_path, server)
             async with Daemon(settings) as daemon:
-                await daemon.submit("b.json", task_file(2))
+                await submit(daemon, "b.json", task_file(2))
                 await _until_status(tmp_path, lambda t: t["parked"] and not t["tasks"]["running"])
                 await _ask(tmp_path, "cancel", target="b")
                 await _until_done(daemon, "b")
@@ -448,10 +449,10 @@ def test_a_model_that_is_always_too_busy_waits_alone(tmp_path: Path) -> None:
         async with ModelServer(ServerSettings()) as server:
             settings = _configured(tmp_path, server, probe_s=30.0)
             async with Daemon(settings, watch=False) as daemon:
-                refused = await daemon.submit("refused.json", task_file(6, model="standin/429"))
-                served = await daemon.submit("served.json", task_file(20))
+                refused = await submit(daemon, "refused.json", task_file(6, model="standin/429"))
+                served = await submit(daemon, "served.json", task_file(20))
                 async with asyncio.timeout(PATIENCE_S):
-                    await daemon.batch_done(served.name)
+                    await batch_done(daemon, served.name)
                 parked = (await _ask(tmp_path, "status"))["parked"]
                 assert [(p["scope"], p["name"]) for p in parked] == [("model", "standin/429")]
                 assert "while other models are served" in parked[0]["message"]

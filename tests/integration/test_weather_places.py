@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import warm
+from dropping import submit
 from patience import PATIENCE_S
 from repositories import give_away, needs_git, repository
 from weather import TASK, Station, hanging, until
@@ -296,10 +297,10 @@ def test_an_outbox_that_begins_to_hang_holds_up_no_store(tmp_path: Path) -> None
 
     async def scenario() -> None:
         async with Daemon(settings, work=False) as daemon:
-            await daemon.submit("before.json", _tasks(1))
+            await submit(daemon, "before.json", _tasks(1))
             with hanging(tmp_path / "outbox"):
                 waiting = [
-                    asyncio.ensure_future(daemon.submit(f"during{n}.json", _tasks(1)))
+                    asyncio.ensure_future(submit(daemon, f"during{n}.json", _tasks(1)))
                     for n in range(20)
                 ]
                 await asyncio.sleep(0.1)
@@ -428,7 +429,7 @@ def test_a_retry_in_a_folder_that_hangs_leaves_the_loop_its_turns(tmp_path: Path
     async def scenario() -> int:
         async with Daemon(config.load(tmp_path / "config.toml", {}), work=False) as daemon:
             handlers, turns = daemon.commands, 0
-            await daemon.submit("old.json", _in(far))
+            await submit(daemon, "old.json", _in(far))
             await handlers.carry_out(Cancel(target="old"), Requester.here())
             with hanging(far):
                 retry = handlers.carry_out(Retry(target="old"), Requester.here())
