@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from batchd import free_room
 from batchd.daemon import main_loop
@@ -64,7 +65,7 @@ class ResultFolders:
         try:
             ready = await self._outboxes.promptly(partial(outbox.ready, batch), batch.outbox)
         except OSError:
-            return False  # its threads hang: `prepare` will say so
+            return False  # its threads hang: who tries it out will say so
         if ready:
             self._took.note(batch.name)
         return ready
@@ -76,7 +77,7 @@ class ResultFolders:
         self._keep(batch.name, hold)
 
         async def wait() -> None:
-            await self._outboxes.on_disk(partial(outbox.prepare, batch), batch)
+            await self._outboxes.on_disk(partial(outbox.try_out, Path(batch.folder)), batch)
             while self._outboxes.troubles.holds(batch.outbox, batch.name):  # noqa: ASYNC110 (many things end a trouble)
                 # A single file of it, or of others, cannot be written yet.
                 await asyncio.sleep(TROUBLE_S)

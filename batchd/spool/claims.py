@@ -218,7 +218,7 @@ class Claimer:
         True for a file that cannot be.
         """
         try:
-            files.rename_new_at(self._folder, target, self._inbox, name)
+            files.rename_new(target, name, self._folder, self._inbox)
         except FileExistsError:
             mode = os.lstat(target, dir_fd=self._folder).st_mode
             if stat.S_ISREG(mode):
@@ -226,7 +226,7 @@ class Claimer:
             # Who put a new file in the place of a link has done away with the link. A folder may
             # hold anything: it goes back under a name that is left alone.
             if stat.S_ISDIR(mode):
-                files.rename_new_at(self._folder, target, self._inbox, f".{target}")
+                files.rename_new(target, f".{target}", self._folder, self._inbox)
             else:
                 os.unlink(target, dir_fd=self._folder)
         return False

@@ -156,7 +156,7 @@ def _place(
             if replace:
                 os.rename(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
             else:
-                rename_new(Path(temporary), Path(path.name), folder)
+                rename_new(temporary, path.name, folder, folder)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=folder)
@@ -207,16 +207,16 @@ def _renameat2() -> Callable[..., int] | None:
     return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
-def rename_new(source: Path, target: Path, folder: int = _AT_FDCWD) -> None:
-    """Rename without replacing; relative paths are seen from ``folder``, a descriptor.
+def rename_new(
+    source: str,
+    target: str,
+    source_folder: int = _AT_FDCWD,
+    target_folder: int = _AT_FDCWD,
+) -> None:
+    """Rename without replacing; relative paths are seen from open folders.
 
     Raises ``FileExistsError``.
     """
-    rename_new_at(folder, str(source), folder, str(target))
-
-
-def rename_new_at(source_folder: int, source: str, target_folder: int, target: str) -> None:
-    """Rename without replacing, from one open folder to another. Raises ``FileExistsError``."""
     call = _renameat2()
     names = os.fsencode(source), os.fsencode(target)
     if call and not call(source_folder, names[0], target_folder, names[1], _RENAME_NOREPLACE):

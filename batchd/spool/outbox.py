@@ -152,7 +152,7 @@ def reserve(batch: Batch, name: str) -> BatchNaming:
         files.make_folder(Path(nameless))
     os.close(os.open(f"{nameless}/{mark}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
     try:
-        files.rename_new(Path(nameless), Path(folder))
+        files.rename_new(nameless, folder)
     except OSError as error:
         if error.errno not in _TAKEN:
             raise
@@ -391,14 +391,6 @@ def ready(batch: Batch) -> bool:
         return takes and not free_room.found(batch.folder).missing(free_room.OUTBOX)
     except OSError:
         return False
-
-
-def prepare(batch: Batch) -> None:
-    """Make a batch's folder where it is missing, and try it out.
-
-    Raises ``OSError`` where it takes no files.
-    """
-    try_out(Path(batch.folder))
 
 
 def try_out(folder: Path) -> None:
