@@ -346,7 +346,7 @@ class Attempts:
                 )
             elif active.attempt:
                 # Where the daemon ends before its fence is over, the next one has to know.
-                left = active.worker.fenced
+                left = active.worker.fence_left_s > 0
                 await self._store.write(
                     operations.suspend, ref, active.attempt, TaskStatus.QUEUED, left=left
                 )

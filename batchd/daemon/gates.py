@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import islice
 from typing import Protocol
 
 from batchd import terms
@@ -22,13 +22,14 @@ from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.listeners import Listener
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.writes import DaemonStore
-from batchd.errors import InputError, NotPossibleError
+from batchd.errors import InputError
 from batchd.governor import Governor, WantedCall
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
 from batchd.lifecycle.holds import DAY, Key
 from batchd.lifecycle.queue import rank_of
 from batchd.log import Action, get_logger
+from batchd.pool.remote import Trouble, troubled
 from batchd.pool.supervisor import Supervisor
 from batchd.records import (
     Batch,
@@ -46,7 +47,7 @@ from batchd.records import (
 )
 from batchd.store import lookups
 
-#: Of those that are kept, the first that were: the best of so many goes on.
+#: Of those that nothing else keeps, the first that were kept: the best of so many goes on.
 _LOOKED_AT = 1000
 #: So many of one kind are let go on at a time.
 _AT_ONCE = 16
@@ -99,14 +100,10 @@ class Concurrency:
         """Return the best tasks that nothing else keeps from starting, at most so many."""
         if count <= 0:
             return []
-        kept = self._lifecycle.holds.kept(hold)
-        entries = self._lifecycle.entries
-        first, others = kept[:_LOOKED_AT], kept[_LOOKED_AT:]
-        free = [ref for ref in first if self._waits_for(ref, (hold,))]
-        if len(free) < count:
-            more: Iterator[Ref] = (ref for ref in others if self._waits_for(ref, (hold,)))
-            free = [*chain(free, more)]
-        return heapq.nsmallest(count, free, key=lambda ref: rank_of(entries[ref]))
+        kept, entries = self._lifecycle.holds.kept(hold), self._lifecycle.entries
+        free = (ref for ref in kept if self._waits_for(ref, (hold,)))
+        some = islice(free, max(count, _LOOKED_AT))
+        return heapq.nsmallest(count, some, key=lambda ref: rank_of(entries[ref]))
 
     def _waits_for(self, ref: Ref, holds: tuple[HoldKey, ...]) -> bool:
         """Whether a task waits for a slot, and for these holds, and for nothing else of its own."""
@@ -136,7 +133,7 @@ class Placing:
     _kept: dict[Place, None] = field(default_factory=dict)
     #: The trouble that no worker has what tasks ask for, with the fix, and since when;
     #: None: there is none.
-    missing: tuple[NotPossibleError, float] | None = None
+    missing: Trouble | None = None
 
     def keeps(self, ref: Ref) -> bool:
         """Keep a task that was just taken from starting, if no worker has room that suits it;
@@ -189,11 +186,8 @@ class Placing:
             if "machine" in lacking[0]
             else "put it there"
         )
-        error = NotPossibleError(f"tasks need {lacking[0]}, and no worker has that: {fix}")
-        since = self.missing[1] if self.missing else time.time()
-        if self.missing is None or str(self.missing[0]) != str(error):
-            get_logger().error(Action.WORKER_TROUBLE, message=str(error))
-        self.missing = error, since
+        said = f"tasks need {lacking[0]}, and no worker has that: {fix}"
+        self.missing = troubled(self.missing, said, Action.WORKER_TROUBLE)
 
 
 def _room_for(place: Place) -> HoldKey:

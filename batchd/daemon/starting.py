@@ -96,29 +96,20 @@ class AttemptStarter:
         """Return that a task can start, its terms set and its secrets known,
         or that it is not to start after all.
         """
-        match self._refusal(active, task, given, seen):
-            case None:
-                return inputs.Ready(active.ref)
-            case ParkDecision() as park:
-                active.park = park
-                wish = Suspended(at=time.time(), cause="park", message=park.message)
-                return inputs.TurnedAway(active.ref, wish)
-            case status, reason, message:
-                # This dispatch is none that was tried.
-                attempts = given.attempt - 1
-                return inputs.Refused(End(active.ref, status, reason, message, attempts))
 
-    def _refusal(
-        self, active: ActiveAttempt, task: Task, given: DispatchedTask, seen: PlaceLook
-    ) -> tuple[TaskStatus, Reason, str] | ParkDecision | None:
+        def refused(reason: Reason, message: str) -> inputs.Refused:
+            # This dispatch is none that was tried.
+            tried = given.attempt - 1
+            return inputs.Refused(End(active.ref, TaskStatus.ERROR, reason, message, tried))
+
         config, (closed, secrets) = self._current.config, seen
         if task.needs:
             why = f"it needs {task.needs} of its machine, which no worker has any more"
-            return TaskStatus.ERROR, Reason.BAD_REQUEST, f"{why}: {GONE_TASK_KEYS['needs']}"
+            return refused(Reason.BAD_REQUEST, f"{why}: {GONE_TASK_KEYS['needs']}")
         if closed:
             why = f"tasks may not work in its directory now: {closed}"
             fix = f"allow it in [workspace], then `batchd retry {active.ref.batch}`"
-            return TaskStatus.ERROR, Reason.SANDBOX, f"{why} ({fix})"
+            return refused(Reason.SANDBOX, f"{why} ({fix})")
         kept = _kept(given.history)
         limits = config.limits.lowered(task.limits) if kept is None else kept.limits
         if limits is not None and limits != task.limits:
@@ -127,14 +118,16 @@ class AttemptStarter:
             active.terms = self._terms(active, task, given, kept)
         except InputError as error:
             if task.model.partition("/")[0] not in config.providers:
-                waits = self._governor.outages.turned_away(task.model)
-                if isinstance(waits, ParkDecision):
-                    return waits
-            return TaskStatus.ERROR, Reason.BAD_REQUEST, str(error)
+                park = self._governor.outages.turned_away(task.model)
+                if isinstance(park, ParkDecision):
+                    active.park = park
+                    wish = Suspended(at=time.time(), cause="park", message=park.message)
+                    return inputs.TurnedAway(active.ref, wish)
+            return refused(Reason.BAD_REQUEST, str(error))
         if isinstance(secrets, NotPossibleError):
-            return TaskStatus.ERROR, Reason.SANDBOX, f"its env cannot be made: {secrets}"
+            return refused(Reason.SANDBOX, f"its env cannot be made: {secrets}")
         active.task = replace(task, secrets=secrets) if secrets else task
-        return None
+        return inputs.Ready(active.ref)
 
     def order(self, active: ActiveAttempt, batch: Batch, given: DispatchedTask) -> wire.Run:
         """Return what the worker gets; from now on the task's money is watched."""

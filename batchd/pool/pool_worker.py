@@ -172,13 +172,6 @@ class PoolWorker(abc.ABC):
         """Note that it has ended, or could not be started."""
         self._decided.set()
 
-    @property
-    def fenced(self) -> bool:
-        """Whether what it works on may still change,
-        though it has ended for all that is seen here.
-        """
-        return self.fence_left_s > 0
-
     def fields(self) -> dict[str, Any]:
         """Return what says in a log line which worker it is."""
         return {"worker": self.pid, **({"node": self.node} if self.node else {})}

@@ -141,7 +141,13 @@ def delegated(policy: SandboxPolicy) -> DelegatedCgroup | None:
     if policy.backend == "none" or policy.cgroup == "none":
         why = f'{"cgroup" if policy.cgroup == "none" else "backend"} is "none"'
     elif policy.cgroup != "auto":
-        return _named(Path(policy.cgroup), policy)
+        try:
+            return _ready(Path(policy.cgroup), policy)
+        except OSError as error:
+            raise SandboxUnavailableError(
+                f"[sandbox] cgroup: {policy.cgroup} cannot be used ({error.strerror}): make it a group of version 2 that"
+                f' batchd may write, with the controllers {" and ".join(_wanted(policy))}, or set "auto"'
+            ) from error
     else:
         try:
             if (group := _marked()) is not None:
@@ -163,16 +169,6 @@ def _ready(group: Path, policy: SandboxPolicy) -> DelegatedCgroup:
     ready = DelegatedCgroup(group)
     ready.make(policy).close()
     return ready
-
-
-def _named(group: Path, policy: SandboxPolicy) -> DelegatedCgroup:
-    try:
-        return _ready(group, policy)
-    except OSError as error:
-        raise SandboxUnavailableError(
-            f"[sandbox] cgroup: {group} cannot be used ({error.strerror}): make it a group of version 2 that"
-            f' batchd may write, with the controllers {" and ".join(_wanted(policy))}, or set "auto"'
-        ) from error
 
 
 def _marked() -> Path | None:

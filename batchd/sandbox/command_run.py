@@ -66,24 +66,17 @@ async def run(
 
     Raises ``SandboxError`` where it cannot be started. When cancelled, it kills them all first.
     """
+    clock = asyncio.get_running_loop().time
+
+    async def begun() -> tuple[ChildProcess, OutputReader]:
+        return _begun(start, stdin, output)
+
     try:
-        return await patiently(lambda: _once(start, stdin, timeout_s, output, limits))
+        child, reader = await patiently(begun)
     except OSError as error:
         if error.errno == errno.E2BIG:
             return CommandEnd(exit_code=_CANNOT_RUN, output=TOO_LONG)
         raise SandboxError(f"a command could not be run: {error}") from error
-
-
-async def _once(
-    start: Start,
-    stdin: bytes | int | None,
-    timeout_s: float,
-    output: CommandOutput,
-    limits: tuple[CommandWatcher, DiskUsage] | None,
-) -> CommandEnd:
-    """Run a command, once. Raises ``OSError`` only where nothing of it ran."""
-    clock = asyncio.get_running_loop().time
-    child, reader = _begun(start, stdin, output)
     began, timed_out, excess = clock(), False, ""
     try:
         async with contextlib.AsyncExitStack() as rest:

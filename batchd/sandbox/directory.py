@@ -265,42 +265,37 @@ def fresh(path: str, owner: CommandUser) -> tuple[int, bool]:
     no agent writes there, and links in it are the user's.
     """
     parent, name = os.path.split(path)
-    try:
+    with contextlib.ExitStack() as opened, _refused("the task's directory cannot be made"):
+        with contextlib.suppress(FileExistsError):
+            Path(parent).mkdir(parents=True)
+        above = os.open(parent, _FLAGS)
+        opened.callback(os.close, above)
+        made = True
         try:
-            above = os.open(parent, _FLAGS)
-        except FileNotFoundError:
-            Path(parent).mkdir(parents=True, exist_ok=True)
-            above = os.open(parent, _FLAGS)
-    except OSError as error:
-        raise FolderError(f"the task's directory cannot be made: {error}") from error
+            os.mkdir(name, _FRESH_MODE, dir_fd=above)
+        except FileExistsError:
+            made = False
+        try:
+            directory = _openat2(above, name, _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH)
+        except OSError as error:
+            raise SandboxError(f"the task's directory cannot be made: {error}") from error
     try:
-        made = _made(name, above)
-    except OSError as error:
-        os.close(above)
-        raise FolderError(f"the task's directory cannot be made: {error}") from error
-    try:
-        directory = _openat2(above, name, _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH)
-    except OSError as error:
-        raise SandboxError(f"the task's directory cannot be made: {error}") from error
-    finally:
-        os.close(above)
-    try:
-        if as_root() and os.fstat(directory).st_uid == 0:
-            os.fchown(directory, owner.uid, owner.gid)
-    except OSError as error:
+        with _refused(f"the task's directory cannot be given to {owner.name}"):
+            if as_root() and os.fstat(directory).st_uid == 0:
+                os.fchown(directory, owner.uid, owner.gid)
+    except FolderError:
         os.close(directory)
-        raise FolderError(
-            f"the task's directory cannot be given to {owner.name}: {error}"
-        ) from error
+        raise
     return directory, made
 
 
-def _made(name: str, above: int) -> bool:
+@contextlib.contextmanager
+def _refused(what: str) -> Iterator[None]:
+    """Take an ``OSError`` for a ``FolderError``."""
     try:
-        os.mkdir(name, _FRESH_MODE, dir_fd=above)
-    except FileExistsError:
-        return False
-    return True
+        yield
+    except OSError as error:
+        raise FolderError(f"{what}: {error}") from error
 
 
 def files(directory: int, limit: int, seconds: float) -> dict[str, FileStamp] | None:

@@ -127,26 +127,19 @@ class Sandbox:
         return "network: yes" if asked or not self._bwrap else "no network"
 
     async def _opened(self, path: str, tmp: str, base: str, *, fresh: bool) -> TaskFolders:
-        below = directory.opened(base) if base else None
+        folders = TaskFolders(-1, task_path=path, tmp_path=tmp, base_path=base)
         try:
+            folders.base = directory.opened(base) if base else None
             if fresh:
-                task, new = directory.fresh(path, self._owner(below))
+                folders.task, folders.new = directory.fresh(path, self._owner(folders.base))
             else:
-                task, new = directory.opened(path), False
-        except BaseException:
-            if below is not None:
-                os.close(below)
-            raise
-        folders = TaskFolders(
-            task, base=below, new=new, task_path=path, tmp_path=tmp, base_path=base
-        )
-        # Outside of a sandbox, who is not its owner could not reach it.
-        if tmp and (self._bwrap or not as_root()):
-            try:
+                folders.task = directory.opened(path)
+            # Outside of a sandbox, who is not its owner could not reach it.
+            if tmp and (self._bwrap or not as_root()):
                 folders.tmp = open_tmp(tmp)
-            except SandboxError:
-                folders.close()
-                raise
+        except BaseException:
+            folders.close()
+            raise
         return folders
 
     def _owner(self, base: int | None) -> CommandUser:
