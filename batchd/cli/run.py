@@ -9,19 +9,30 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import select
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Literal, NoReturn, TypeAlias
 
 from batchd import config, processes, silent_paths, words
-from batchd.cli.display import formatting, summary_text
-from batchd.cli.runs import following, given_files, prompts
+from batchd.cli.display import formatting, progress, summary_text
+from batchd.cli.runs import given_files, prompts
 from batchd.cli.runs.run_daemon import RunDaemon, refuse_paused
 from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape_text
 from batchd.records import Task
 from batchd.store.queries import StoreReader
+from batchd.store.rows import BatchRow
+
+#: The time between two looks whether the daemon is still there and,
+#: while somebody is asked, whether the batches have ended.
+_LOOK_S = 1.0
+#: How it ends: the batches have, somebody left them, or their daemon ended under them.
+End: TypeAlias = Literal["done", "left", "gone"]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     tasks = [
         task for _, name, data in files for task in given_files.parsed(data, name, settings).tasks
     ]
-    signal.signal(signal.SIGTERM, following.terminated)
+    signal.signal(signal.SIGTERM, _terminated)
     with RunDaemon(settings, args.config, args.processes) as daemon:
         if not daemon.reached():
             _refuse(settings, tasks)
@@ -93,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         alone = len(tasks) == 1 and not args.json
         apart = alone and not sys.stdout.isatty()
         with contextlib.redirect_stdout(sys.stderr) if apart else contextlib.nullcontext():
-            end = following.follow(settings, daemon, names, quiet=args.json)
+            end = _follow(settings, daemon, names, quiet=args.json)
             with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
                 rows = [reader.batch(name) for name in names]
             code = summary_text.report(rows, as_json=args.json) if end == "done" else 0
@@ -147,3 +158,96 @@ def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
         settings.endpoint(provider)
     refuse_paused(settings, {task.model for task in tasks})
     settings.paths.prepare(settings.environ)
+
+
+# Following the batches to their end, and asking what becomes of them at Ctrl-C
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM. Who stops a program by its number is not there to answer a question."""
+
+
+def _follow(
+    settings: config.Config, daemon: RunDaemon, names: Sequence[str], *, quiet: bool
+) -> End:
+    """Show how batches go until they have ended, or no one is left to wait for."""
+    asked = time.monotonic()
+    with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
+
+        def find(books: progress.ProgressSource) -> list[BatchRow]:
+            return [books.batch(name) for name in names]
+
+        def ended(rows: Sequence[BatchRow]) -> bool:
+            """Return whether there is nothing to wait for any more."""
+            nonlocal asked
+            daemon.show_lines()
+            if all(row.published_at is not None for row in rows):
+                return True
+            if time.monotonic() - asked < _LOOK_S:
+                return False
+            asked = time.monotonic()
+            return not daemon.alive()
+
+        watch = progress.ProgressWatch(reader, find)
+        while True:
+            try:
+                progress.follow(watch, ended, quiet=quiet)
+            except KeyboardInterrupt as stop:
+                left = [row.batch.name for row in find(reader) if row.published_at is None]
+                if not left:
+                    continue
+                asks = (
+                    sys.stdin.isatty() and sys.stdout.isatty() and not isinstance(stop, Terminated)
+                )
+                answer = _answer(daemon, left, lambda: ended(find(reader))) if asks else "c"
+                if not _goes_on(daemon, left, answer):
+                    return "left"
+            else:
+                done = all(row.published_at is not None for row in find(reader))
+                return "done" if done else "gone"
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    """Handle SIGTERM as Ctrl-C that nobody is asked about."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends it twice
+    raise Terminated(number)
+
+
+def _answer(daemon: RunDaemon, names: Sequence[str], over: Callable[[], bool]) -> str:
+    """Ask what is to become of what is left; return the answer, empty where it is over first."""
+    question = "\nCancel what is left (c), leave it running (l), or wait on (Enter)? "
+    try:
+        print(question, end="", flush=True)
+        while not select.select([sys.stdin], [], [], _LOOK_S)[0]:
+            if over():
+                print()
+                return ""
+        return sys.stdin.readline() or "l"
+    except KeyboardInterrupt as stop:
+        if isinstance(stop, Terminated):
+            print()
+            return "c"
+        print(f"\n{daemon.without_us(names)}", file=sys.stderr)
+        raise
+
+
+def _goes_on(daemon: RunDaemon, names: Sequence[str], answer: str) -> bool:
+    """Carry out what is to become of what is left; return whether it is still waited for."""
+    # Meanwhile they may have ended, and their daemon with them: the next look shows that.
+    with contextlib.suppress(NoDaemonError):
+        match answer.strip().lower()[:1]:
+            case "c":
+                daemon.cancel(names)
+                print("Stopping: what is left is cancelled.", file=sys.stderr)
+            case "l":
+                daemon.detach(names)
+                print(
+                    f"It goes on: batchd status {' '.join(names)}; batchd cancel ends it.",
+                    file=sys.stderr,
+                )
+                return False
+            case "":
+                pass
+            case _:
+                print("That is not c, l or Enter: still waiting.", file=sys.stderr)
+    return True
