@@ -178,11 +178,6 @@ class _Stay(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def unmoved() -> urllib.request.OpenerDirector:
-    """Return what opens an address, and no other one that it leads to."""
-    return urllib.request.build_opener(_Stay)
-
-
 def ask(endpoint: Endpoint, patience_s: float = PATIENCE_S) -> ModelListing | NoListing:
     """Return the models that a provider lists, or why there is no list. Blocks; raises nothing."""
     deadline = time.monotonic() + patience_s
@@ -232,7 +227,7 @@ def _get(endpoint: Endpoint, deadline: float) -> bytes:
     if left_s <= 0:
         raise TimeoutError
     body = bytearray()
-    with unmoved().open(request, timeout=left_s) as answer:
+    with urllib.request.build_opener(_Stay).open(request, timeout=left_s) as answer:
         while chunk := answer.read1(_CHUNK):
             body += chunk
             # One that drips keeps each single read within its time.

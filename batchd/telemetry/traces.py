@@ -118,15 +118,14 @@ class _Exporter(OTLPSpanExporter):
         # Its lines, one for each try, would fill the log.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         self._line = line
-        self._trouble = NotPossibleError(
-            f"the receiver of traces, {config.endpoint}, does not take them, and those of this"
-            " time are lost: `batchd check` asks it and says why"
-        )
+        self._whose = f"the receiver of traces, {config.endpoint},"
+        #: What became of the last try.
+        self._outcome = ""
         local = loopback(urlsplit(config.address).hostname or "")
         session = requests.Session()
         # What is on this machine is not asked for by way of a proxy, nor packed.
         session.trust_env = not local
-        session.hooks["response"] = [_taken]
+        session.hooks["response"] = [self._answered]
         super().__init__(
             endpoint=config.address,
             headers=dict(headers),
@@ -137,21 +136,23 @@ class _Exporter(OTLPSpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send spans; what their receiver's answer makes the library throw, it logs itself."""
-        result = SpanExportResult.FAILURE
+        result, self._outcome = SpanExportResult.FAILURE, "cannot be reached"
         try:
             result = super().export(spans)
         finally:
             if result is SpanExportResult.SUCCESS:
                 self._line.worked()
             else:
-                self._line.failed(self._trouble)
+                why = f"{self._whose} {self._outcome}, and spans of this time are lost"
+                fix = "start it, or correct its address and headers in [traces]"
+                self._line.failed(NotPossibleError(f"{why}: {fix}"))
         return result
 
-
-def _taken(answer: requests.Response, **_: object) -> None:
-    """Raise where a receiver only says where else it is: the library counts that as taken."""
-    if answer.is_redirect:
-        raise requests.HTTPError(f"it answers {answer.status_code}", response=answer)
+    def _answered(self, answer: requests.Response, **_: object) -> None:
+        """Raise where a receiver only says where else it is: the library counts that as taken."""
+        self._outcome = f"answers with HTTP {answer.status_code}"
+        if answer.is_redirect:
+            raise requests.HTTPError(self._outcome, response=answer)
 
 
 class Traces(Listener):
@@ -293,7 +294,7 @@ class Traces(Listener):
         kind: SpanKind = SpanKind.INTERNAL,
     ) -> None:
         """Hand on a span that has ended; ``times``: its start and its end, in seconds since the
-        epoch; ``error``: what went wrong, for people.
+        epoch; ``error``: what went wrong, for people. What is None is no attribute.
         """
 
         def context(own: int) -> SpanContext:
@@ -305,7 +306,7 @@ class Traces(Listener):
             context=context(span_id),
             parent=None if span_id == trace.root else context(trace.root),
             resource=self._resource,
-            attributes=attributes,
+            attributes={k: v for k, v in attributes.items() if v is not None},
             kind=kind,
             status=Status() if error is None else Status(StatusCode.ERROR, error),
             start_time=round(start * 1e9),
@@ -321,20 +322,16 @@ class Traces(Listener):
 def _answered(event: CallAnswered, price: Price | None, *, content: bool) -> dict[str, Any]:
     """Return what an answer adds to its request."""
     answer, usage = event.answer, event.answer.usage
+    cost = event.paid(price)
     said: dict[str, Any] = {
         "gen_ai.response.finish_reasons": [answer.finish_reason],
         **tokens(usage),
+        "gen_ai.response.model": answer.model or None,
+        "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens or None,
+        "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens or None,
+        "batchd.cost_usd": None if cost is None else cost.total,
+        "batchd.service_tier": None if event.tier == STANDARD else event.tier,
     }
-    if answer.model:
-        said["gen_ai.response.model"] = answer.model
-    if usage.cache_write_tokens:
-        said["gen_ai.usage.cache_creation.input_tokens"] = usage.cache_write_tokens
-    if usage.reasoning_tokens:
-        said["gen_ai.usage.reasoning.output_tokens"] = usage.reasoning_tokens
-    if (cost := event.paid(price)) is not None:
-        said["batchd.cost_usd"] = cost.total
-    if event.tier != STANDARD:
-        said["batchd.service_tier"] = event.tier
     if content:
         calls = [
             {"type": "tool_call", "id": c.id, "name": c.name, "arguments": cut(c.arguments, _TEXT)}
@@ -372,14 +369,12 @@ def _finished(trace: Trace, result: ResultV1, *, content: bool) -> dict[str, Any
         "batchd.waited_s": timing.waited_s,
         "batchd.run_s": timing.run_s,
         "batchd.tags": list(result.tags),
+        "batchd.cost_usd": result.cost.total,
+        "batchd.reason": result.reason and result.reason.value,
     }
-    if result.cost.total is not None:
-        attributes["batchd.cost_usd"] = result.cost.total
     if result.evaluation is not None:
         attributes |= judged(result.evaluation)
         attributes |= explained(result.evaluation) if content else {}
-    if result.reason is not None:
-        attributes["batchd.reason"] = result.reason.value
     if content:
         attributes["gen_ai.input.messages"] = _said("user", result.first_prompt)
         attributes["gen_ai.output.messages"] = _said("assistant", result.answer)
