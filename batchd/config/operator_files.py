@@ -132,20 +132,17 @@ def exposed(config: ConfigSections) -> Iterator[OwnPath]:
 
 def holds_secrets(config: ConfigSections) -> bool:
     """Return whether the configuration holds secrets itself."""
-    providers = any(
-        any(masking.named([p.headers, p.extra_body]))
-        or masking.names_secret(p.base_url.partition("?")[2])
-        for p in config.providers.values()
-    )
-    if any(masking.named(config.traces.headers)):
-        return True
-    return providers or any(
-        # Most addresses of Apprise hold a password or a token.
-        any(masking.named(r.headers))
-        or masking.names_secret(r.url)
-        or (r.kind == "apprise" and r.url)
-        for r in config.notify.values()
-    )
+    tables: list[Mapping[str, object]] = [
+        config.traces.headers,
+        *(r.headers for r in config.notify.values()),
+    ]
+    addresses = [receiver.url for receiver in config.notify.values()]
+    for provider in config.providers.values():
+        tables += [provider.headers, provider.extra_body]
+        addresses.append(provider.base_url.partition("?")[2])
+    # Most addresses of Apprise hold a password or a token.
+    apprise = any(r.kind == "apprise" and r.url for r in config.notify.values())
+    return apprise or any(masking.named(tables)) or any(map(masking.names_secret, addresses))
 
 
 def open_to_all(file: str) -> bool:

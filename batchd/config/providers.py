@@ -55,14 +55,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "api_key_env": "DEEPSEEK_API_KEY",
         "json_mode": "json_object",
     },
-    "openrouter": {
-        "base_url": "https://openrouter.ai/api/v1",
-        "api_key_env": "OPENROUTER_API_KEY",
-    },
-    "anthropic": {
-        "base_url": "https://api.anthropic.com/v1",
-        "api_key_env": "ANTHROPIC_API_KEY",
-    },
+    "openrouter": {"base_url": "https://openrouter.ai/api/v1", "api_key_env": "OPENROUTER_API_KEY"},
+    "anthropic": {"base_url": "https://api.anthropic.com/v1", "api_key_env": "ANTHROPIC_API_KEY"},
     "ollama": {"base_url": "http://127.0.0.1:11434/v1", "max_concurrent": 4},
     # llama.cpp's server, vLLM and the like.
     "local": {"base_url": "http://127.0.0.1:8080/v1", "max_concurrent": 4},
@@ -114,10 +108,7 @@ class ProviderSection(Section):
 
     base_url: Annotated[
         Name,
-        Holds(
-            reachable,
-            "it must be http(s)://HOST[:PORT]/PATH, as in http://10.0.0.7:8000/v1",
-        ),
+        Holds(reachable, "it must be http(s)://HOST[:PORT]/PATH, as in http://10.0.0.7:8000/v1"),
     ]
     api: AskedApi = ""
     api_key_env: Variable = ""

@@ -479,9 +479,6 @@ EventName: TypeAlias = Literal[
 ]
 Kind: TypeAlias = Literal["webhook", "command", "apprise"]
 
-#: Letters and digits that are no word: what stands in an address and could be a key.
-_KEY_LENGTH = 16
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiverSection(Section):

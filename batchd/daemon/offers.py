@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING
 from batchd.daemon.current_config import CurrentConfig
 from batchd.errors import BatchdError
 from batchd.pauses import aside
-from batchd.records import (
-    Endpoint,
-)
+from batchd.records import Endpoint
 
 if TYPE_CHECKING:
     from batchd.catalog import ModelListing

@@ -37,16 +37,10 @@ class FirstRequests:
             self._sandbox = Sandbox(self._policy)
         except NotPossibleError as error:
             self.missing = str(error)
-        stays = self._policy.keep_processes and self._policy.backend != "none"
         with tempfile.TemporaryDirectory(prefix="batchd-") as folder:
             os.chmod(folder, 0o755)  # noqa: S103 (no other coroutine waits; the user who runs commands must get through)
             return [
-                _counted(
-                    task,
-                    setup,
-                    await self._described(task, f"{folder}/task", directory),
-                    stays=stays,
-                )
+                self._counted(task, setup, await self._described(task, f"{folder}/task", directory))
                 for task, setup, directory in tasks
             ]
 
@@ -84,11 +78,11 @@ class FirstRequests:
         self.missing = "the sandbox could not be asked"
         return ""
 
-
-def _counted(task: Task, setup: ModelSetup, facts: str, *, stays: bool) -> int:
-    if task.origin is not None and task.origin.kind == "clone":
-        facts += prompts.CLONED
-    system = prompts.system(task, facts, text=setup.tools == "text", stays=stays)
-    terms = Terms(model=setup, judge=setup, system_prompt=system, keep_processes=stays)
-    state = TaskState(first_prompt=task.first_prompt)
-    return context.size(apply(state, TaskStarted(at=0.0, terms=terms)))
+    def _counted(self, task: Task, setup: ModelSetup, facts: str) -> int:
+        stays = self._policy.keep_processes and self._policy.backend != "none"
+        if task.origin is not None and task.origin.kind == "clone":
+            facts += prompts.CLONED
+        system = prompts.system(task, facts, text=setup.tools == "text", stays=stays)
+        terms = Terms(model=setup, judge=setup, system_prompt=system, keep_processes=stays)
+        state = TaskState(first_prompt=task.first_prompt)
+        return context.size(apply(state, TaskStarted(at=0.0, terms=terms)))

@@ -37,16 +37,7 @@ from batchd.events import (
     ToolRan,
 )
 from batchd.log import Action
-from batchd.records import (
-    Batch,
-    FailureKind,
-    ModelSetup,
-    Purpose,
-    Ref,
-    Scope,
-    Task,
-    ToolName,
-)
+from batchd.records import Batch, FailureKind, ModelSetup, Purpose, Ref, Scope, Task, ToolName
 from batchd.store.store import Store
 from batchd.telemetry.metrics_server import MetricsServer
 
@@ -72,10 +63,7 @@ _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "unpriced_calls": ("Answers without a known price.", _CALL),
     "tasks_finished": ("Tasks with a result, by how they ended.", ("status", "reason")),
     "tasks_suspended": ("Tasks that gave their slot back: parked or drained.", ("cause",)),
-    "unsettled_calls": (
-        "Of finished tasks, calls that may have been paid without an answer.",
-        (),
-    ),
+    "unsettled_calls": ("Of finished tasks, calls that may have been paid without an answer.", ()),
     "unsettled_cost_usd": ("What these cost at most, in US dollars.", ()),
     "task_parked_seconds": ("What finished tasks spent parked.", ()),
     "tool_calls": ("Tool calls, by what became of them.", ("tool", "outcome")),

@@ -17,9 +17,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from batchd.daemon.listeners import LoopLink
 from batchd.errors import NotPossibleError
-from batchd.records import (
-    policy,
-)
+from batchd.records import policy
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -127,7 +125,12 @@ class MetricsServer:
             try:
                 self._server = _Server(self._address)
             except OSError as error:
-                self._line.failed(self._explained(error))
+                taken = error.errno == errno.EADDRINUSE
+                why = "another process listens there" if taken else error.strerror
+                host, port = self._address
+                trouble = f"metrics cannot be served at {host}:{port}, {why}"
+                fix = "end that, or set another [metrics] listen"
+                self._line.failed(NotPossibleError(f"{trouble}: {fix}"))
                 self._closing.wait(_AGAIN_S)
                 continue
             self._line.worked()
@@ -144,9 +147,3 @@ class MetricsServer:
         return [
             b"this name is not known here: use an address or localhost, or name it in [metrics] hosts\n"
         ]
-
-    def _explained(self, error: OSError) -> NotPossibleError:
-        why = "another process listens there" if error.errno == errno.EADDRINUSE else error.strerror
-        host, port = self._address
-        fix = "end that, or set another [metrics] listen"
-        return NotPossibleError(f"metrics cannot be served at {host}:{port}, {why}: {fix}")
