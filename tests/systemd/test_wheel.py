@@ -108,7 +108,7 @@ def test_the_readmes_way_to_a_first_task(bare: Machine) -> None:
     an installation, a spool, a check, and a task that ends.
     """
     bare.run("useradd", "--create-home", "--shell", "/bin/bash", USER)
-    apt, *install = steps("README.md", "## With the wheel alone").splitlines()
+    apt, *install = steps("README.md", "In the checkout: `make setup").splitlines()
     bare.shell(_HERE + apt.replace("install", "install -qq -y"), *_EXACT)
     bare.shell("\n".join([_HERE, *install]), *PERSON, *_EXACT)
     # The stand-in is started from an installation of the system's.
@@ -116,11 +116,11 @@ def test_the_readmes_way_to_a_first_task(bare: Machine) -> None:
         f"python3 -m venv /opt/batchd; /opt/batchd/bin/pip install -q {_COPIED}/*.whl", *_EXACT
     )
     model = f"--model standin/steps-2 --base-url {_served(bare)} --key-env OPENAI_API_KEY"
-    text = steps("README.md", "`. ~/batchd/bin/activate` in each shell").replace("…", KEY)
+    text = steps("README.md", "A **spool** is a directory").replace("…", KEY)
     lines = text.replace("init ~/spool", f"init ~/spool {model}").splitlines()
     assert len(lines) == 4
-    # The stand-in of this name writes no fizzbuzz.
-    lines[-1] = f"{lines[-1].partition('#')[0]} || test $? = 1"
+    # In place of `batchd serve`. The stand-in of this name writes no fizzbuzz.
+    lines[-1] = "batchd run sample.json || test $? = 1"
     bare.shell(
         "\n".join(lines), *PERSON, *_EXACT[:2], f"PATH=/home/{USER}/.local/bin:/usr/bin:/bin"
     )
