@@ -7,10 +7,13 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Sequence
-from typing import Any, TypeAlias, cast
+from dataclasses import replace
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from batchd import config
-from batchd.cli.display import formatting
+from batchd.cli.display import formatting, tables
+from batchd.cli.display.tables import Column
 from batchd.config import Config
 from batchd.errors import UsageError
 from batchd.log import escape
@@ -32,14 +35,44 @@ COLUMNS = (
     "known_usd",
 )
 
+#: What people are shown: what it was split by, and how much that is.
+_Line: TypeAlias = tuple[tuple[str, ...], Tally]
+_FIGURES: tuple[Column[_Line], ...] = (
+    Column("CALLS", lambda line: f"{line[1].calls:,}", right=True),
+    Column("INPUT", lambda line: f"{line[1].input_tokens:,}", right=True),
+    Column("CACHED", lambda line: f"{line[1].cached_input_tokens:,}", right=True),
+    Column("OUTPUT", lambda line: f"{line[1].output_tokens:,}", right=True),
+    Column("COST", lambda line: at_least(line[1].cost_usd, line[1].known_usd), right=True),
+    # Left out where there is nothing of it: the room is the names'.
+    Column("UNSETTLED", lambda line: uncertain(line[1]), right=True, optional=True),
+)
+
 #: More tokens than any account has, and few enough to be multiplied.
 _MAX_TOKENS = 10**15
 #: Parts of the ledger as small as it has them: the average call of each says more than that of all.
 _PARTS: tuple[Split, ...] = ("day", "batch", "provider", "model", "purpose")
-#: A model, its price, and what is to be paid by it.
-_Priced: TypeAlias = tuple[str, Price | None, float | None]
-#: What the rows for programs hold of a comparison.
-_COMPARED = ("model", "total", "source", "ratio", "spent", "unsettled", "averaged", "dearest")
+
+
+class _Priced(NamedTuple):
+    """A model, its price, and what is to be paid by it; None: that is not known."""
+
+    model: str
+    price: Price | None
+    total: float | None
+
+    @property
+    def averaged(self) -> bool:
+        """Whether calls count as long as their average: long inputs cost more there."""
+        return self.price is not None and len(self.price.rates) > 1
+
+    @property
+    def dearest(self) -> bool:
+        """Whether the dearest hour counts."""
+        return self.price is not None and bool(self.price.hours)
+
+    def ratio(self, spent: float | None) -> float | None:
+        """Return how many times as much it is as was spent."""
+        return self.total / spent if spent and self.total is not None else None
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,41 +143,24 @@ def _split(args: argparse.Namespace, reader: StoreReader, asked: dict[str, Any])
     known = cast("tuple[Split, ...]", tuple(dict.fromkeys(itertools.chain(*keys))))
     rows, totals = reader.spend(known, **asked), reader.spend((), **asked)
     if args.json or args.csv:
-        columns = (*known, *COLUMNS)
-        records = [
-            {name: getattr(row, name) for name in known}
-            | {name: getattr(row.tally, name) for name in COLUMNS}
-            for row in rows
-        ]
-        return formatting.print_records(columns, records, csv=args.csv)
+        programs: list[Column[SpendRow]] = [Column(name, attrgetter(name)) for name in known]
+        programs += [Column(name, attrgetter(f"tally.{name}")) for name in COLUMNS]
+        untagged = NO_TAG if args.csv else None
+        tagged = (replace(row, tag=untagged if row.tag is None else row.tag) for row in rows)
+        tables.table(tagged, programs, "csv" if args.csv else "json")
+        return 0
 
     def named(row: SpendRow, name: Split) -> str:
-        value = f"{row.provider}/{row.model}" if name == "model" else getattr(row, name)
+        value = f"{row.provider}/{row.model}" if name == "model" else attrgetter(name)(row)
         return NO_TAG if value is None else str(value)
 
-    lines = [*(([named(row, name) for name in by], row.tally) for row in rows)]
-    lines += [(["total", *[""] * (len(by) - 1)], row.tally) for row in totals]
-    cells = [
-        (
-            *names,
-            f"{t.calls:,}",
-            f"{t.input_tokens:,}",
-            f"{t.cached_input_tokens:,}",
-            f"{t.output_tokens:,}",
-            at_least(t.cost_usd, t.known_usd),
-            uncertain(t),
-        )
-        for names, t in lines
+    lines = [(tuple(named(row, name) for name in by), row.tally) for row in rows]
+    lines += [(("total", *[""] * (len(by) - 1)), row.tally) for row in totals]
+    splits: list[Column[_Line]] = [
+        Column(name.upper(), lambda line, place=place: line[0][place], wide="name")  # type: ignore[misc]
+        for place, name in enumerate(by)
     ]
-    splits = [name.upper() for name in by]
-    heads = (*splits, "CALLS", "INPUT", "CACHED", "OUTPUT", "COST", "UNSETTLED")
-    # The one with the longest names gives way.
-    widest = max(range(len(splits)), key=lambda i: max((len(c[i]) for c in cells), default=0))
-    right = heads[len(splits) :]
-    extra = ("UNSETTLED",)  # else the room is the names'
-    print(
-        *formatting.table(heads, cells, right=right, flexible=heads[widest], extra=extra), sep="\n"
-    )
+    tables.table(lines, (*splits, *_FIGURES))
     if not totals:
         formatting.say("Nothing is on record for that.")
         return 0
@@ -204,39 +220,29 @@ def _compare(args: argparse.Namespace, priced: Sequence[_Priced], spent: Tally |
 
     ``spent``: what the ledger says of them; None: they were given by hand, or there are none.
     """
-
-    def ratio(total: float | None) -> float | None:
-        really = spent.cost_usd if spent else None
-        return total / really if really and total is not None else None
-
+    really = spent.cost_usd if spent else None
+    programs: tuple[Column[_Priced], ...] = (
+        Column("model", lambda p: p.model),
+        Column("total", lambda p: p.total),
+        Column("source", lambda p: p.price.source if p.price else None),
+        Column("ratio", lambda p: p.ratio(really)),
+        Column("spent", lambda p: really),
+        Column("unsettled", lambda p: spent.unsettled_usd if spent else None),
+        Column("averaged", lambda p: p.averaged),
+        Column("dearest", lambda p: p.dearest),
+    )
     if args.json or args.csv:
-        records = [
-            {
-                "model": model,
-                "total": total,
-                "source": price.source if price else None,
-                "ratio": ratio(total),
-                "spent": spent.cost_usd if spent else None,
-                "unsettled": spent.unsettled_usd if spent else None,
-                "averaged": price is not None and len(price.rates) > 1,
-                "dearest": price is not None and bool(price.hours),
-            }
-            for model, price, total in priced
-        ]
-        return formatting.print_records(_COMPARED, records, csv=args.csv)
-    rows = [
-        (
-            model,
-            money(total),
-            f"{times:.2f}" if (times := ratio(total)) is not None else "",
-            f"{price.source}{' *' if len(price.rates) > 1 else ''}{' †' if price.hours else ''}"
-            if price
-            else "",
-        )
-        for model, price, total in priced
-    ]
-    heads = ("MODEL", "COST", "RATIO", "PRICES")
-    print(*formatting.table(heads, rows, right=("COST", "RATIO"), flexible="MODEL"), sep="\n")
+        tables.table(priced, programs, "csv" if args.csv else "json")
+        return 0
+    people: tuple[Column[_Priced], ...] = (
+        Column("MODEL", lambda p: p.model, wide="name"),
+        Column("COST", lambda p: money(p.total), right=True),
+        Column(
+            "RATIO", lambda p: f"{r:.2f}" if (r := p.ratio(really)) is not None else "", right=True
+        ),
+        Column("PRICES", _source),
+    )
+    tables.table(priced, people)
     if spent:
         known = f"Really spent: {at_least(spent.cost_usd, spent.known_usd)}"
         if spent.unpriced_calls:
@@ -249,15 +255,21 @@ def _compare(args: argparse.Namespace, priced: Sequence[_Priced], spent: Tally |
                 f"{f'up to {money(most)}' if most else 'an unknown sum'} for "
                 f"{counted(spent.unsettled_calls, 'call')} without an answer on record."
             )
-    if any(price and len(price.rates) > 1 for _, price, _ in priced):
+    if any(p.averaged for p in priced):
         formatting.say(
             "* Long inputs cost more there: calls are taken to be as long as their average."
         )
-    if any(price and price.hours for _, price, _ in priced):
+    if any(p.dearest for p in priced):
         formatting.say(
             "† The price depends on the moment, which the ledger does not have: its dearest counts."
         )
     return 0
+
+
+def _source(priced: _Priced) -> str:
+    if priced.price is None:
+        return ""
+    return f"{priced.price.source}{' *' * priced.averaged}{' †' * priced.dearest}"
 
 
 def _priced(settings: Config, models: Sequence[str], used: Sequence[Tokens]) -> list[_Priced]:
@@ -270,5 +282,5 @@ def _priced(settings: Config, models: Sequence[str], used: Sequence[Tokens]) -> 
         provider = settings.providers.get(model.partition("/")[0])
         price = prices.price(model, provider.base_url if provider else "")
         total = sum((price.cost_of_many(u) for u in used), Cost()).total if price else None
-        found.append((model, price, total))
-    return sorted(found, key=lambda f: (f[2] is None, f[2] or 0.0))
+        found.append(_Priced(model, price, total))
+    return sorted(found, key=lambda p: (p.total is None, p.total or 0.0))

@@ -8,11 +8,13 @@ import dataclasses
 import datetime as dt
 import sys
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchd import config, silent_paths
-from batchd.cli.display import formatting
+from batchd.cli.display import formatting, tables
+from batchd.cli.display.tables import Column
 from batchd.cli.runs import given_files
 from batchd.errors import OlderStoreError
 from batchd.log import escape
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from batchd.estimate import CheckedFile, Estimate, EstimatePart, Spread
 
-_HEADS = ("ONE TASK OF", "TASKS", "CALLS", "TOKENS", "COST", "TIME", "ACCEPTED")
+_HEADS = ("TASKS", "CALLS", "TOKENS", "COST", "TIME", "ACCEPTED")
 _MILLIONS_FROM = 100_000
 
 
@@ -125,7 +127,9 @@ def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
         yield "One task of each model; eight in ten lie within, if they go as those on record:"
         accepted = {r.model: f"{r.completed / r.tasks:.0%}" for r in found.history}
         rows = [(*_row(name, part), accepted.get(name, "?")) for name, part in found.models.items()]
-        yield from formatting.table(_HEADS, rows, right=_HEADS[1:], flexible="ONE TASK OF")
+        columns = [Column("ONE TASK OF", itemgetter(0), wide="name")]
+        columns += [Column(h, itemgetter(n), right=True) for n, h in enumerate(_HEADS, start=1)]
+        yield from tables.lines(rows, columns)
         yield ""
     yield f"All {total.tasks:,} tasks together:" if total.tasks > 1 else "The whole batch, 1 task:"
     facts = {

@@ -11,8 +11,9 @@ from collections import Counter
 from pathlib import Path
 
 from batchd import config
-from batchd.cli.display import formatting
+from batchd.cli.display import formatting, tables
 from batchd.cli.display.formatting import coloured
+from batchd.cli.display.tables import Column
 from batchd.errors import DeliveryError, UsageError
 from batchd.log import escape
 from batchd.notify import channels
@@ -77,19 +78,21 @@ def _show(settings: config.Config, targets: list[ReceiverTarget], *, as_json: bo
     if store.exists():
         with StoreReader(store) as reader:
             waiting.update(reader.read(lookups.notice_counts))
-    rows = [(t.name, t.settings, waiting[t.name]) for t in targets]
+    programs: tuple[Column[ReceiverTarget], ...] = (
+        Column("receiver", lambda t: t.name),
+        Column("kind", lambda t: t.settings.kind),
+        Column("on", lambda t: list(t.settings.on)),
+        Column("waiting", lambda t: waiting[t.name]),
+    )
+    people: tuple[Column[ReceiverTarget], ...] = (
+        Column("RECEIVER", lambda t: t.name),
+        Column("KIND", lambda t: t.settings.kind),
+        Column("WAITING", lambda t: f"{waiting[t.name]:,}", right=True),
+        Column("ON", lambda t: " ".join(t.settings.on), wide="name"),
+    )
     if as_json:
-        formatting.print_json(
-            [
-                {"receiver": name, "kind": s.kind, "on": list(s.on), "waiting": waiting}
-                for name, s, waiting in rows
-            ]
-        )
-        return
-    if not rows:
+        tables.table(targets, programs, "json")
+    elif targets:
+        tables.table(targets, people)
+    else:
         print("No receiver is configured: see [notify.NAME] in config.toml.", file=sys.stderr)
-        return
-    cells = [(name, s.kind, f"{waiting:,}", " ".join(s.on)) for name, s, waiting in rows]
-    heads = ("RECEIVER", "KIND", "WAITING", "ON")
-    for line in formatting.table(heads, cells, right=("WAITING",), flexible="ON"):
-        print(line)

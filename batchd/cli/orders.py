@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from batchd import __version__, config, control, log, words
-from batchd.cli.display import formatting
+from batchd.cli.display import formatting, tables
+from batchd.cli.display.tables import Column
 from batchd.control import Order, Pause, Prune, Retry
 from batchd.control.orders import ORDERS
 from batchd.control.requests import A
@@ -132,19 +133,15 @@ def _show_prunable(order: Prune, state: Path, *, as_json: bool) -> int:
     if not fields:
         print("Nothing to prune.")
         return 0
-    cells = [
-        (
-            f["batch"],
-            f"{f['tasks']:,}",
-            words.moment(f["published_at"]),
-            words.megabytes(f["bytes"]),
-            *([words.megabytes(f["folder_bytes"])] if order.outbox else []),
-        )
-        for f in fields
+    columns: list[Column[dict[str, Any]]] = [
+        Column("BATCH", lambda f: f["batch"], wide="name"),
+        Column("TASKS", lambda f: f"{f['tasks']:,}", right=True),
+        Column("FINISHED", lambda f: words.moment(f["published_at"])),
+        Column("JOURNAL", lambda f: words.megabytes(f["bytes"]), right=True),
     ]
-    heads = ("BATCH", "TASKS", "FINISHED", "JOURNAL", *(["FOLDER"] if order.outbox else []))
-    right = ("TASKS", "JOURNAL", "FOLDER")
-    print(*formatting.table(heads, cells, right=right, flexible="BATCH"), sep="\n")
+    if order.outbox:
+        columns.append(Column("FOLDER", lambda f: words.megabytes(f["folder_bytes"]), right=True))
+    tables.table(fields, columns)
     print("Nothing is done yet; add --yes to do it.")
     return 0
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from operator import itemgetter
 from pathlib import Path
 
 from batchd import config
-from batchd.cli.display import formatting
+from batchd.cli.display import formatting, tables
+from batchd.cli.display.tables import Column
 from batchd.errors import NotPossibleError
 from batchd.log import escape
 from batchd.store.queries import StoreReader
@@ -100,5 +102,5 @@ def _csv(reader: StoreReader, batches: list[BatchRow], given: str | None) -> int
         if given not in {None, "-"}:
             file = Path(str(given)).open("w", encoding="utf-8", newline="")  # noqa: SIM115 (the stack closes it)
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(file)))
-        formatting.print_csv(tuple(gathering.COLUMNS), records)
+        tables.table(records, [Column(n, itemgetter(n)) for n in gathering.COLUMNS], "csv")
     return 0

@@ -6,7 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from batchd.cli.display import formatting
+from batchd.cli.display import formatting, tables
+from batchd.cli.display.tables import Column
 from batchd.config import trust
 from batchd.errors import ConfigError, UsageError
 from batchd.log import escape
@@ -47,16 +48,22 @@ def run(args: argparse.Namespace) -> int:
     known = trust.listing(os.environ)
     for warning in filter(None, (known.problem, trust.former())):
         formatting.complain(f"batchd: {warning}")
-    # The owner: the number of a user whose files count there, beside root's and one's own.
-    rows = [
-        {"directory": name, "owner": owner, "list": str(known.file), "problem": _problem(name)}
-        for name, owner in known.entries.items()
-    ]
-    if args.json:
-        formatting.print_json(rows)
-    elif rows:
-        cells = [(str(row["directory"]), str(row["problem"])) for row in rows]
-        print(*formatting.table(("DIRECTORY", "PROBLEM"), cells), sep="\n")
+    if args.json or known.entries:
+        # The owner: the number of a user whose files count there, beside root's and one's own.
+        programs: tuple[Column[str], ...] = (
+            Column("directory", str),
+            Column("owner", known.entries.get),
+            Column("list", lambda _: str(known.file)),
+            Column("problem", _problem),
+        )
+        people: tuple[Column[str], ...] = (
+            Column("DIRECTORY", str),
+            Column("PROBLEM", _problem),
+        )
+        if args.json:
+            tables.table([*known.entries], programs, "json")
+        else:
+            tables.table([*known.entries], people)
     else:
         print("No directory is trusted.")
     return 0

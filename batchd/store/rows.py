@@ -177,6 +177,11 @@ class BatchRow:
         return self.completed + self.timeout + self.error + self.cancelled
 
     @property
+    def failed(self) -> int:
+        """Tasks that neither completed nor were cancelled."""
+        return self.timeout + self.error
+
+    @property
     def counts(self) -> TargetCounts:
         """Its tasks, counted."""
         finished = self.finished

@@ -169,7 +169,7 @@ def test_spreadsheets_get_stable_columns_and_no_formulas(spent: Any) -> None:
     page = (Path(__file__).parents[2] / "docs/cost.md").read_text()
     assert " ".join(heads[3:]) in " ".join(page.split()).replace("`", "").replace(",", "")
     assert [r[:4] for r in rows] == [
-        ["", "p", "dark", "1"],
+        ["(none)", "p", "dark", "1"],
         ["'=cmd", "p", "m", "1"],
         ["'=cmd", "q", "judge", "1"],
         ["night", "p", "m", "2"],

@@ -1,41 +1,28 @@
-"""What commands share: how numbers, names and tables look, and nothing that takes time to load."""
+"""What commands share: how numbers, names and facts look, and nothing that takes time to load."""
 
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime as dt
 import json
 import os
-import re
 import shutil
 import sys
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchd import config, silent_paths, words
 from batchd.config import trust
-from batchd.console import columns_of, hanging
+from batchd.console import clipped, columns_of, hanging, wrapped
 from batchd.errors import ConfigError
-from batchd.log import escape, escape_json, escape_text
+from batchd.log import escape, escape_json
 
 if TYPE_CHECKING:
     from batchd.store.queries import StoreReader
-from collections.abc import Collection, Iterator
-from itertools import zip_longest
-
-from batchd.console import clipped, width_of, wrapped
 
 #: How each end of a task is marked.
 MARKS = {"completed": "✓", "timeout": "◷", "error": "✗", "cancelled": "○"}
-#: Columns of money whose names do not say so.
-_MONEY = frozenset({"total", "spent", "unsettled", "cache_saved"})
-#: What spreadsheets take for the beginning of a formula, in whatever width it is written, …
-_FORMULA = ("=", "+", "-", "@")
-#: … and what some of them leave out in front of it.
-_LEFT_OUT = re.compile(r"[\s\u200b-\u200f\u2060\ufeff]*")
 #: Escape sequences of the few colours in use.
 _COLOURS = {
     "completed": "32",
@@ -71,43 +58,6 @@ def say(*lines: str) -> None:
     """
     for line in map(escape, lines):
         print(*hanging(line, room()), sep="\n")
-
-
-def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print rows for spreadsheets: a line of heads,
-    then a line each; what is not known is empty.
-    """
-    out = csv.writer(sys.stdout, lineterminator="\n")
-    out.writerow(columns)
-    out.writerows([_cell(name, row[name]) for name in columns] for row in rows)
-
-
-def print_records(
-    columns: Sequence[str], records: Sequence[Mapping[str, Any]], *, csv: bool
-) -> int:
-    """Print rows for programs, or for spreadsheets; return the exit code for done."""
-    if csv:
-        print_csv(columns, records)
-    else:
-        print_json(records)
-    return 0
-
-
-def _cell(name: str, value: Any) -> Any:
-    """Return a cell that no spreadsheet takes for a formula, and no terminal obeys:
-    models and task files write its text.
-
-    Money is decimal, with two places at the least,
-    so that cents look like cents: ``0.10``, ``0.00004``.
-    """
-    if isinstance(value, float) and (name in _MONEY or name.endswith("_usd")):
-        whole, _, part = f"{value:.10f}".partition(".")
-        return f"{whole}.{part.rstrip('0'):0<2}"
-    if not isinstance(value, str):
-        return value
-    text = escape_text(value)
-    begins = unicodedata.normalize("NFKC", _LEFT_OUT.sub("", text, count=1)[:1])
-    return f"'{text}" if begins.startswith(_FORMULA) else text
 
 
 def day(text: str) -> dt.date:
@@ -204,10 +154,6 @@ def store_path(state: Path) -> Path:
 
 
 _GAP = "  "
-#: A column of text that has less room than these stands below its row instead.
-_MIN_TEXT_COLUMNS = 24
-#: A name gets so many columns at the least.
-_LEAST_NAME = 8
 #: Columns of a fact's name at the least: so lists of facts look alike.
 _NAME = 9
 #: Of a prompt, so many characters stand in a pipe.
@@ -217,65 +163,6 @@ _LINE = 100
 def one_line(text: str) -> str:
     """Return the beginning of a prompt, or of what a model said, as one line."""
     return clipped(" ".join(text[: 4 * _LINE].split()), _LINE)
-
-
-def table(
-    heads: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    right: Collection[str] = (),
-    flexible: str = "",
-    extra: Collection[str] = (),
-    texts: Collection[str] = (),
-    brief: Collection[str] = (),
-) -> list[str]:
-    """Return the lines of a table; cells are neutralised here,
-    and coloured where they are a status.
-
-    Columns named in ``right`` are aligned to the right. Where the terminal is too narrow, the one
-    named ``flexible`` is wrapped. Columns of ``extra`` and ``texts`` are left out where no row has
-    any. Those of ``texts`` are wrapped by words, or cut, if they are ``brief``,
-    and stand below their row where they would get too little room.
-    """
-    # What a check printed has lines.
-    cells = [[escape(" ".join(cell.split("\n"))) for cell in row] for row in rows]
-    optional = {*extra, *texts}
-    used = {head for i, head in enumerate(heads) if any(row[i] for row in cells)}
-    shown = [i for i, head in enumerate(heads) if head not in optional or head in used]
-    natural = {i: max(width_of(row[i]) for row in [heads, *cells]) for i in shown}
-    flex = {i for i in shown if heads[i] == flexible}
-    long = [i for i in shown if heads[i] in texts]
-    base = [i for i in shown if i not in long]
-    least = {
-        i: min(natural[i], _LEAST_NAME if i in flex else _MIN_TEXT_COLUMNS) for i in (*flex, *long)
-    }
-    needed = sum(least.get(i, natural[i]) for i in shown) + len(_GAP) * (len(shown) - 1)
-    inline, below = (shown, []) if needed <= room() else (base, long)
-    widths = {i: natural[i] for i in inline}
-    # Those that may be narrower than they are long share what the others leave.
-    sharing = sorted((i for i in inline if i in least), key=lambda i: natural[i])
-    left = room() - len(_GAP) * (len(inline) - 1)
-    left -= sum(natural[i] for i in inline if i not in least)
-    for place, i in enumerate(sharing):
-        widths[i] = max(least[i], min(natural[i], left // (len(sharing) - place)))
-        left -= widths[i]
-    found = []
-    for number, row in enumerate([heads, *cells]):
-        pieces = [
-            [clipped(row[i], widths[i])] if heads[i] in brief else [*wrapped(row[i], widths[i])]
-            for i in inline
-        ]
-        for line in zip_longest(*pieces, fillvalue=""):
-            parts = []
-            for i, piece in zip(inline, line, strict=True):
-                gap = " " * (widths[i] - width_of(piece))
-                text = coloured(piece, row[i]) if number else piece
-                parts.append(gap + text if heads[i] in right else text + gap)
-            found.append(_GAP.join(parts).rstrip())
-        for i in below if number else ():
-            text = clipped(row[i], room() - len(_GAP)) if heads[i] in brief else row[i]
-            found += [_GAP + piece for piece in wrapped(text, room() - len(_GAP)) if piece]
-    return found
 
 
 def facts(named: Mapping[str, str], margin: str = "") -> Iterator[str]:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Self
 
 from rich import live
-from rich.console import Console, Group
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
+from batchd.cli.display import tables
 from batchd.cli.display.formatting import MARKS
 from batchd.cli.display.progress import Picture, ProgressScreen
+from batchd.cli.display.tables import Column
 from batchd.records import TaskStatus
+from batchd.store.rows import TaskRow
 from batchd.views import last
 from batchd.words import duration, money
 
 _WIDTH = 80
+#: Columns of the bar.
+_BAR = 24
 _STYLES = {
     "✓": "green",
     "✗": "red",
@@ -28,8 +31,6 @@ _STYLES = {
     "▸": "cyan",
     "↻": "bold",
 }
-#: Of the columns before the prompt: task, step, round, time.
-_JUSTIFY: Sequence[Literal["left", "right"]] = ("left", "left", "right", "right")
 
 
 class LivePicture(ProgressScreen):
@@ -58,43 +59,34 @@ class LivePicture(ProgressScreen):
             self._console.print(text.append(line[1:]), overflow="ellipsis", no_wrap=True)
         self._live.update(self._draw(picture), refresh=True)
 
-    def _draw(self, picture: Picture) -> Group:
-        rows = max(1, self._console.height - 4)
-        tasks = Table.grid(padding=(0, 1), expand=True)
-        for justify in _JUSTIFY:
-            tasks.add_column(justify=justify, no_wrap=True)
-        tasks.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-        now = time.time()
-        for task in picture.running[:rows]:
-            parked = task.status is TaskStatus.PARKED
-            tasks.add_row(
-                Text(task.ref.task, "bold"),
-                Text(
-                    "waiting" if parked else last(task.step).then,
-                    "yellow" if parked else "cyan",
-                ),
-                Text(f"round {task.round}"),
-                Text(duration(now - (task.started_at or now)), "dim"),
-                Text(picture.prompts.get(task.ref, ""), "dim"),
-            )
-        more = len(picture.running) - rows
-        rest = [Text(f"… and {more} more", "dim")] if more > 0 else []
-        return Group(self._bar(picture), tasks, *rest)
-
-    def _bar(self, picture: Picture) -> Table:
-        total = sum(b.tasks for b in picture.batches)
-        done = sum(b.finished for b in picture.batches)
-        tokens = sum(b.tally.total_tokens for b in picture.batches)
-        costs = [b.tally.cost_usd for b in picture.batches]
-        cost = None if None in costs else sum(c for c in costs if c)
-        bad = done - sum(b.completed for b in picture.batches)
-        bar = Table.grid(padding=(0, 1))
-        bar.add_row(
-            ProgressBar(total=max(1, total), completed=done, width=24),
-            Text(f"{done}/{total}", "bold"),
-            Text(f"{MARKS['error']} {bad}" if bad else "", "red"),
-            Text(f"{tokens:,} tokens"),
-            Text(money(cost)),
-            Text(duration(time.monotonic() - picture.begun), "dim"),
+    def _draw(self, picture: Picture) -> Text:
+        room, now = max(1, self._console.height - 4), time.time()
+        columns: tuple[Column[TaskRow], ...] = (
+            Column("", lambda t: t.ref.task),
+            Column("", lambda t: "waiting" if t.status is TaskStatus.PARKED else last(t.step).then),
+            Column("", lambda t: f"round {t.round}", right=True),
+            Column("", lambda t: duration(now - (t.started_at or now)), right=True),
+            Column("", lambda t: picture.prompts.get(t.ref, "")),
         )
-        return bar
+        rows = tables.lines(picture.running[:room], columns, heads=False, width=self._console.width)
+        shown = [Text.from_ansi(row) for row in rows]
+        if (more := len(picture.running) - room) > 0:
+            shown.append(Text(f"… and {more} more", "dim"))
+        return Text("\n", no_wrap=True, overflow="ellipsis").join([self._whole(picture), *shown])
+
+    def _whole(self, picture: Picture) -> Text:
+        """Return the line about all batches: how much is done, and what it took."""
+        batches = picture.batches
+        total, done = sum(b.tasks for b in batches), sum(b.finished for b in batches)
+        failed = sum(b.failed for b in batches)
+        costs = [b.tally.cost_usd for b in batches]
+        full = _BAR * done // max(1, total)
+        return Text.assemble(
+            ("━" * full, "green"),
+            ("━" * (_BAR - full), "dim"),
+            (f" {done}/{total}", "bold"),
+            (f" {MARKS['error']} {failed}" if failed else "", "red"),
+            f" {sum(b.tally.total_tokens for b in batches):,} tokens",
+            f" {money(None if None in costs else sum(c for c in costs if c))}",
+            (f" {duration(time.monotonic() - picture.begun)}", "dim"),
+        )

@@ -8,7 +8,8 @@ from typing import TypeAlias
 import msgspec
 
 from batchd import decoders, views, words
-from batchd.cli.display import formatting
+from batchd.cli.display import formatting, tables
+from batchd.cli.display.tables import Column
 from batchd.errors import StoreError, cut
 from batchd.formats import FilesV1, ResultV1
 from batchd.log import escape
@@ -22,72 +23,54 @@ from batchd.views import view
 from batchd.words import at_least, counted, duration, listed, moment, money, uncertain
 
 
-def batches(rows: Sequence[BatchRow], prompts: Mapping[str, str] | None = None) -> list[str]:
-    """Return the lines of a table of batches;
+def batches(rows: Sequence[BatchRow], prompts: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Yield the lines of a table of batches;
     ``prompts``: by batch, of its first task, as far as they are known.
     """
-    cells = [
-        (
-            r.batch.name,
-            r.status,
-            f"{r.finished:,}/{r.tasks:,}",
-            f"{r.finished - r.completed:,}" if r.finished > r.completed else "",
-            f"{r.tally.total_tokens:,}",
-            at_least(r.tally.cost_usd, r.tally.known_usd),
-            uncertain(r.tally),
-            moment(r.batch.received_at),
-            formatting.one_line((prompts or {}).get(r.batch.name, "")),
-        )
-        for r in rows
-    ]
-    heads = (
-        *("BATCH", "STATUS", "DONE", "BAD", "TOKENS", "COST", "UNSETTLED", "RECEIVED"),
-        "FIRST PROMPT",
-    )
-    return formatting.table(
-        heads,
-        cells,
-        right=("DONE", "BAD", "TOKENS", "COST", "UNSETTLED"),
-        flexible="BATCH",
-        extra=("UNSETTLED",),
-        texts=("FIRST PROMPT",),
-        brief=("FIRST PROMPT",),
-    )
+
+    def about(row: BatchRow) -> str:
+        # A refused file has no task: what is wrong with it stands there.
+        wrong = str(row.problems[0]) if row.problems else ""
+        return formatting.one_line(wrong or (prompts or {}).get(row.batch.name, ""))
+
+    return tables.lines(rows, (*_BATCHES, Column("FIRST PROMPT", about, wide="line")))
 
 
-def tasks(rows: Sequence[TaskRow], prompts: Mapping[str, str], waiting: WaitReasons) -> list[str]:
-    """Return the lines of a table of one batch's tasks;
+_BATCHES: tuple[Column[BatchRow], ...] = (
+    Column("BATCH", lambda b: b.batch.name, wide="name"),
+    Column("STATUS", lambda b: b.status),
+    Column("DONE", lambda b: f"{b.finished:,}/{b.tasks:,}", right=True),
+    Column("FAILED", lambda b: f"{b.failed:,}" if b.failed else "", right=True),
+    Column("TOKENS", lambda b: f"{b.tally.total_tokens:,}", right=True),
+    Column("COST", lambda b: at_least(b.tally.cost_usd, b.tally.known_usd), right=True),
+    Column("UNSETTLED", lambda b: uncertain(b.tally), right=True, optional=True),
+    Column("RECEIVED", lambda b: moment(b.batch.received_at)),
+)
+
+
+def tasks(
+    rows: Sequence[TaskRow], prompts: Mapping[str, str], waiting: WaitReasons
+) -> Iterator[str]:
+    """Yield the lines of a table of one batch's tasks;
     ``prompts``: theirs, as far as they are known.
     """
-    cells = [
-        (
-            t.ref.task,
-            view.word(t.status, t.reason),
-            str(t.round),
-            str(t.tally.calls),
-            f"{t.tally.total_tokens:,}",
-            money(t.tally.cost_usd),
-            uncertain(t.tally),
-            formatting.one_line(prompts.get(t.ref.task, "")),
-            waiting.in_short(t),
-        )
-        for t in rows
-    ]
-    heads = (
-        *("TASK", "STATUS", "ROUND", "CALLS", "TOKENS", "COST", "UNSETTLED"),
-        *("PROMPT", "WHY"),
-    )
-    return formatting.table(
-        heads,
-        cells,
-        right=("ROUND", "CALLS", "TOKENS", "COST", "UNSETTLED"),
-        flexible="TASK",
-        extra=("UNSETTLED",),
-        texts=("PROMPT", "WHY"),
-        brief=("PROMPT",),
-    )
+
+    def prompt(row: TaskRow) -> str:
+        return formatting.one_line(prompts.get(row.ref.task, ""))
+
+    texts = Column("PROMPT", prompt, wide="line"), Column("WHY", waiting.in_short, wide="text")
+    return tables.lines(rows, (*_TASKS, *texts))
 
 
+_TASKS: tuple[Column[TaskRow], ...] = (
+    Column("TASK", lambda t: t.ref.task, wide="name"),
+    Column("STATUS", lambda t: view.word(t.status, t.reason)),
+    Column("ROUND", lambda t: t.round, right=True),
+    Column("CALLS", lambda t: t.tally.calls, right=True),
+    Column("TOKENS", lambda t: f"{t.tally.total_tokens:,}", right=True),
+    Column("COST", lambda t: money(t.tally.cost_usd), right=True),
+    Column("UNSETTLED", lambda t: uncertain(t.tally), right=True, optional=True),
+)
 #: Characters of a prompt, an answer or a verdict; `batchd logs` and the result have all of it.
 _MAX_TEXT_CHARS = 600
 

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from batchd import decoders
-from batchd.cli.display import formatting
+from batchd.cli.display import formatting, tables
 from batchd.cli.display.formatting import MARKS, coloured, room
+from batchd.cli.display.tables import Column
 from batchd.console import hanging
 from batchd.errors import Problem
 from batchd.log import escape
@@ -101,31 +102,28 @@ def _cost(cost: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> str:
     return f"{money(cost['total'])} ({parts}{source})"
 
 
+_COLUMNS: tuple[Column[Mapping[str, Any]], ...] = (
+    Column("", lambda t: MARKS.get(t["status"], " ")),
+    Column("TASK", lambda t: t["task"], wide="name"),
+    Column("STATUS", lambda t: view.word(t["status"], t["reason"])),
+    Column(
+        "REASON",
+        lambda t: "" if t["status"] == TaskStatus.TIMEOUT else t["reason"] or "",
+        optional=True,
+    ),
+    Column("ROUNDS", lambda t: t["iterations"], right=True),
+    Column("AT WORK", lambda t: duration(t["run_s"]), right=True),
+    Column("TOKENS", lambda t: f"{t['total_tokens']:,}", right=True),
+    Column("COST", lambda t: money(t["cost"]), right=True),
+)
+
+
 def _tasks(tasks: list[Mapping[str, Any]], prompts: Mapping[str, str]) -> list[str]:
-    rows = [
-        (
-            MARKS.get(t["status"], " "),
-            t["task"],
-            view.word(t["status"], t["reason"]),
-            "" if t["status"] == TaskStatus.TIMEOUT else t["reason"] or "",
-            str(t["iterations"]),
-            duration(t["run_s"]),
-            f"{t['total_tokens']:,}",
-            money(t["cost"]),
-            formatting.one_line(prompts.get(t["task"], "")),
-        )
-        for t in tasks[:MOST_ROWS]
-    ]
-    heads = ("", "TASK", "STATUS", "REASON", "ROUNDS", "AT WORK", "TOKENS", "COST", "PROMPT")
-    found = formatting.table(
-        heads,
-        rows,
-        right=("ROUNDS", "AT WORK", "TOKENS", "COST"),
-        flexible="TASK",
-        extra=("REASON",),
-        texts=("PROMPT",),
-        brief=("PROMPT",),
+    prompt: Column[Mapping[str, Any]] = Column(
+        "PROMPT", lambda t: formatting.one_line(prompts.get(t["task"], "")), wide="line"
     )
+    rows = tasks[:MOST_ROWS]
+    found = [*tables.lines(rows, (*_COLUMNS, prompt))]
     more = len(tasks) - len(rows)
     found += [f"… and {more:,} more, in summary.json"] if more > 0 else []
     causes: dict[str, list[str]] = {}
