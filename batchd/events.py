@@ -240,6 +240,8 @@ class RoundEvaluated(Struct, frozen=True, kw_only=True):
     waited_s: float = 0.0
     #: The links that it refused the round for: by path, with what they hold.
     links: Mapping[str, str] = msgspec.field(default_factory=dict)
+    #: Whether the round ended since the model repeated itself, and not since it was done.
+    looped: bool = False
 
 
 class Compacted(Struct, frozen=True, kw_only=True):

@@ -254,6 +254,24 @@ class SummaryTaskV1(Struct, frozen=True, kw_only=True):
     runs_code: int | None = 0
 
 
+class GroupV1(Struct, frozen=True, kw_only=True):
+    """The tasks that have a model, or a tag, beside those that have others."""
+
+    name: str
+    tasks: int
+    #: Those of them that completed, and their part of all, 0 to 1.
+    accepted: int
+    success_rate: float
+    #: Rounds, on average of those that began; null: none did.
+    iterations_mean: float | None
+    #: The median of how long those that began were at work.
+    run_s_median: float | None
+    #: What all of them cost, judges included; null: the price of a call is not known.
+    cost: float | None
+    #: That for each that completed; null: none did, too.
+    cost_per_accepted: float | None
+
+
 class ProblemV1(Struct, frozen=True, kw_only=True):
     """One thing wrong with a refused file."""
 
@@ -284,6 +302,10 @@ class SummaryV1(Struct, frozen=True, kw_only=True):
     usage: TotalUsageV1
     cost: CostV1
     tasks: tuple[SummaryTaskV1, ...]
+    #: Its tasks by their model, and by each of their tags, in the order in which these came first.
+    #: Left out of older summaries, like what follows.
+    by_model: tuple[GroupV1, ...] = ()
+    by_tag: tuple[GroupV1, ...] = ()
     #: Why the file was refused.
     errors: tuple[ProblemV1, ...] = ()
 

@@ -85,7 +85,7 @@ class Performer:
             case Evaluate():
                 yield await self._evaluate(step, state)
             case Conclude(evaluation, last):
-                yield self._verdict(evaluation, last=last)
+                yield self._verdict(evaluation, state, last=last)
             case Compact():
                 yield self._compacted(step)
             case Finish(verdict):
@@ -323,7 +323,7 @@ class Performer:
         if links is not None and not new:
             return None
         verdict = Evaluation(by=by, done=False, feedback=prompts.leading_out(new))
-        return replace(self._verdict(verdict, last=True), links=new or {})
+        return replace(self._verdict(verdict, state, last=True), links=new or {})
 
     async def _evaluate(self, step: Evaluate, state: TaskState) -> RoundEvaluated:
         waited_s = await self._flushed()
@@ -340,13 +340,13 @@ class Performer:
                 )
                 # What it has run of the model's may have made some.
                 links = await self._leading_out(state, step.by) if verdict.done else None
-                judged = links or self._verdict(verdict, last=step.last)
+                judged = links or self._verdict(verdict, state, last=step.last)
                 judged = replace(
                     judged, refused=ran.refused, excess=ran.excess, seconds=ran.seconds
                 )
             elif judged is None:
                 verdict = await evaluate.output_schema(self._task.output_schema or {}, state.answer)
-                judged = self._verdict(verdict, last=step.last)
+                judged = self._verdict(verdict, state, last=step.last)
         waited_s += await self.kept()
         return replace(judged, waited_s=waited_s)
 
@@ -363,9 +363,13 @@ class Performer:
             plain=True,
         )
 
-    def _verdict(self, verdict: Evaluation, *, last: bool) -> RoundEvaluated:
-        final = last or not verdict.done
-        return RoundEvaluated(at=self._host.clock(), evaluation=verdict, final=final)
+    def _verdict(self, verdict: Evaluation, state: TaskState, *, last: bool) -> RoundEvaluated:
+        return RoundEvaluated(
+            at=self._host.clock(),
+            evaluation=verdict,
+            final=last or not verdict.done,
+            looped=state.looped,
+        )
 
 
 def _knows(request: tools.ToolRequest, state: TaskState) -> bool:

@@ -216,7 +216,7 @@ def _here(file: Path | None, state: Path, order: Order[A]) -> A:
         raise UsageError(f"no batch has ever been taken up on {state}; is it the right one?")
     import asyncio
 
-    from batchd.report.report_process import ReportMaker
+    from batchd.web.report_process import ReportMaker
 
     known = settings.log
     # The order's lines go to the daemon's file; the user who gave it has the answer.

@@ -41,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make a report, and say where it lies."""
-    from batchd.report import gathering  # `--help` need not load SQLite
+    from batchd.web import gathering  # `--help` need not load SQLite
 
     with StoreReader(formatting.store_path(formatting.state_directory(args.config))) as reader:
         batches = gathering.chosen(reader, tuple(args.batch), args.since, args.until)
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _page(reader: StoreReader, batches: list[BatchRow], args: argparse.Namespace) -> int:
-    from batchd.report import building, gathering, report_process
+    from batchd.web import gathering, report, report_process
     from batchd.words import counted
 
     target = _target(batches, args.output)
@@ -59,7 +59,7 @@ def _page(reader: StoreReader, batches: list[BatchRow], args: argparse.Namespace
         formatting.complain(gathering.missing(batch))
     beside = target.parent if target else Path.cwd()
     style = report_process.style(config.load(args.config))
-    data = building.make(reader, batches, beside.absolute(), style)
+    data = report.make(reader, batches, beside.absolute(), style)
     if target is None:
         sys.stdout.buffer.write(data)
         return 0
@@ -94,7 +94,7 @@ def _target(batches: list[BatchRow], given: str | None) -> Path | None:
 
 
 def _csv(reader: StoreReader, batches: list[BatchRow], given: str | None) -> int:
-    from batchd.report import gathering
+    from batchd.web import gathering
 
     gathered = [gathering.Gathered(reader, batch) for batch in batches]
     records = (gathering.record(task) for source in gathered for task in source)

@@ -76,8 +76,8 @@ def _serve(settings: config.Config, *, drop_packs: bool) -> None:
         from batchd.daemon import Daemon, run as run_daemon
         from batchd.notify import channels
         from batchd.notify.notifications import Notifications
-        from batchd.report.report_process import ReportMaker
         from batchd.spool import safety
+        from batchd.web.report_process import ReportMaker
     # The file that was found at the start: were it gone,
     # another one, or none, would lift its limits.
     file = Path(settings.file) if settings.file else None
@@ -108,7 +108,7 @@ def _serve_runs(settings: config.Config) -> None:
     """
     with processes.undisturbed():
         from batchd.daemon import Daemon, run as run_daemon
-        from batchd.report.report_process import ReportMaker
+        from batchd.web.report_process import ReportMaker
     # Errors, for progress shows the rest, unless who waits wants all.
     level: log.LogLevel = "debug" if settings.log.level == "debug" else "error"
     log.configure(level, settings.log.format, settings.log.file)

@@ -139,6 +139,9 @@ class Sums:
         self._unsettled = 0
         self._costs: list[CostV1] = []
         self._tasks: list[SummaryTaskV1] = []
+        #: The model and the tags of each.
+        self._models: list[str] = []
+        self._tags: list[tuple[str, ...]] = []
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -152,6 +155,8 @@ class Sums:
             self._purposes[purpose] = known + figures.tallied(usage)
         self._unsettled += result.usage.unsettled_calls
         self._costs.append(result.cost)
+        self._models.append(result.model)
+        self._tags.append(result.tags)
         self._tasks.append(
             SummaryTaskV1(
                 task=result.task,
@@ -185,6 +190,12 @@ class Sums:
             usage=figures.used(self._purposes, self._unsettled),
             cost=figures.summed(self._costs),
             tasks=tuple(self._tasks),
+            by_model=figures.groups(zip(self._models, self._tasks, strict=True)),
+            by_tag=figures.groups(
+                (tag, task)
+                for tags, task in zip(self._tags, self._tasks, strict=True)
+                for tag in dict.fromkeys(tags)
+            ),
         )
         return as_text(value)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -11,13 +12,15 @@ from batchd.formats import (
     ChangeV1,
     ComparedV1,
     CostV1,
+    GroupV1,
     PatchV1,
+    SummaryTaskV1,
     TierV1,
     TotalUsageV1,
     UsageV1,
     WorkspaceV1,
 )
-from batchd.records import ModelSetup, Patch, Purpose, Tally, Tokens
+from batchd.records import ModelSetup, Patch, Purpose, Tally, TaskStatus, Tokens
 from batchd.taskstate import TaskState
 
 
@@ -201,4 +204,30 @@ def _tiers(parts: list[TierV1]) -> TierV1:
         input_tokens=sum(part.input_tokens for part in parts),
         output_tokens=sum(part.output_tokens for part in parts),
         cost=_money(sum(known)) if len(known) == len(parts) else None,
+    )
+
+
+def groups(ended: Iterable[tuple[str, SummaryTaskV1]]) -> tuple[GroupV1, ...]:
+    """Return tasks side by side, by the name that stands with each, in the order of the names."""
+    found: dict[str, list[SummaryTaskV1]] = {}
+    for name, task in ended:
+        found.setdefault(name, []).append(task)
+    return tuple(_group(name, tasks) for name, tasks in found.items())
+
+
+def _group(name: str, tasks: list[SummaryTaskV1]) -> GroupV1:
+    accepted = sum(task.status is TaskStatus.COMPLETED for task in tasks)
+    rounds = [task.iterations for task in tasks if task.iterations]
+    at_work = [task.run_s for task in tasks if task.run_s]
+    known = [task.cost for task in tasks if task.cost is not None]
+    cost = _money(sum(known)) if len(known) == len(tasks) else None
+    return GroupV1(
+        name=name,
+        tasks=len(tasks),
+        accepted=accepted,
+        success_rate=round(accepted / len(tasks), 6),
+        iterations_mean=round(statistics.mean(rounds), 3) if rounds else None,
+        run_s_median=round(statistics.median(at_work), 3) if at_work else None,
+        cost=cost,
+        cost_per_accepted=_money(cost / accepted) if cost is not None and accepted else None,
     )

@@ -386,6 +386,9 @@ class RanView(View[ToolRan]):
         )
 
 
+_LOOPED = "the same calls came three times, with the same output: that ended the round"
+
+
 class EvaluatedView(View[RoundEvaluated]):
     """A check, a schema or a judge says whether a round's work is done."""
 
@@ -411,7 +414,8 @@ class EvaluatedView(View[RoundEvaluated]):
         verdict = event.evaluation
         said = f": {quoted(verdict.feedback)}" if verdict.feedback else ""
         done = "done" if verdict.done else "not done"
-        return f"{verdict.by} says {done}{said}{_met_text(event)}"
+        looped = f"{_LOOPED}; " if event.looped else ""
+        return f"{looped}{verdict.by} says {done}{said}{_met_text(event)}"
 
     def passages(self, event: RoundEvaluated, first_prompt: str) -> Iterator[Passage]:
         """Yield the verdict."""
@@ -419,11 +423,12 @@ class EvaluatedView(View[RoundEvaluated]):
         title = f"{verdict.by}: {'done' if verdict.done else 'not done'}"
         if verdict.by == "none":
             title = "taken as done: no evaluation was asked for"
+        looped = f"{_LOOPED[0].upper()}{_LOOPED[1:]}." if event.looped else ""
         yield Passage(
             at=event.at,
             kind=Kind.VERDICT,
             title=title,
-            text=f"{verdict.feedback}{_refused(event)}",
+            text="\n".join(filter(None, (looped, f"{verdict.feedback}{_refused(event)}"))),
             ok=verdict.done,
             seconds=event.seconds,
         )

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from batchd.config.sections import WebSection
@@ -28,7 +28,8 @@ from batchd.errors import (
     UsageError,
 )
 from batchd.store.queries import StoreReader
-from batchd.web import made, page_data, page_updates
+from batchd.web import batch_page, made, page_data, page_updates, pages
+from batchd.web.batch_page import Compared
 from batchd.web.orders import Ordering
 from batchd.web.page_updates import EventStream, EventStreams
 from batchd.web.shield import SESSION_S, RequestShield, TokenCheck, cookie_name, refused, session
@@ -48,13 +49,22 @@ class PageSources:
     gate: TokenCheck
     #: Whether browsers may give any.
     orders: bool
+    #: Models that costs are compared with.
+    compare: Compared
 
 
-def application(state: Path, gate: TokenCheck, streams: EventStreams, web: WebSection) -> Starlette:
+def application(
+    state: Path, gate: TokenCheck, streams: EventStreams, web: WebSection, compare: Compared
+) -> Starlette:
     """Return what answers requests about the spool whose state directory this is."""
     queries, orders = StoreQueries(state / "batchd.db"), web.orders and not gate.open
     sources = PageSources(
-        queries=queries, watch=StoreWatch(state), streams=streams, gate=gate, orders=orders
+        queries=queries,
+        watch=StoreWatch(state),
+        streams=streams,
+        gate=gate,
+        orders=orders,
+        compare=compare,
     )
 
     @asynccontextmanager
@@ -64,7 +74,7 @@ def application(state: Path, gate: TokenCheck, streams: EventStreams, web: WebSe
         sources.queries.close()
 
     ordering = Ordering(state, queries).routes() if orders else ()
-    login = made.shell(login=True)
+    login = pages.shell(login=True)
     app = Starlette(
         routes=[*ordering, *_Handlers(sources).routes()],
         middleware=[
@@ -93,12 +103,14 @@ class _Handlers:
             Route("/", self.shell),
             Route("/cost", self.shell),
             Route(f"{batch}/report.html", self.report),
+            Route(f"{batch}/results.jsonl", self.results),
             Route(batch, self.shell),
             Route(task, self.shell),
             Route("/api/overview", self.overview),
             Route("/api/batches", self.batches),
             Route("/api/cost", self.cost),
             Route(f"/api{batch}", self.batch),
+            Route("/api/report/{batch}", self.whole),
             Route(f"/api{task}", self.task),
             Route(f"/api{task}/conversation", self.conversation),
             Route(f"/api{task}/made", self.made),
@@ -123,11 +135,11 @@ class _Handlers:
                 code = 404
             except BatchdError:
                 pass  # the page itself says what is the matter
-        return HTMLResponse(made.shell(login=False, orders=self._sources.orders), code)
+        return HTMLResponse(pages.shell(login=False, orders=self._sources.orders), code)
 
     async def asset(self, request: Request) -> Response:
         """Return a file that pages are made of; its name changes with it."""
-        found = made.assets().get(request.path_params["name"])
+        found = pages.assets().get(request.path_params["name"])
         if found is None:
             raise HTTPException(404)
         kept = {"Cache-Control": "public, max-age=31536000, immutable"}
@@ -166,6 +178,17 @@ class _Handlers:
             raise HTTPException(404, "there is no report in the folder of this batch")
         return HTMLResponse(data, headers={"Content-Security-Policy": made.REPORT_POLICY})
 
+    async def results(self, request: Request) -> Response:
+        """Return the results of a batch, a line each, to be saved."""
+        row = await self._sources.queries.ask(
+            lambda reader: reader.batch(request.path_params["batch"])
+        )
+        data = await run_in_threadpool(made.results, Path(row.batch.folder))
+        if data is None:
+            raise HTTPException(404, "there is no results.jsonl in the folder of this batch")
+        headers = _saved(f"{row.batch.name}.results.jsonl")
+        return StreamingResponse(data, media_type="application/x-ndjson", headers=headers)
+
     # What fills them
 
     async def overview(self, _request: Request) -> Response:
@@ -193,6 +216,15 @@ class _Handlers:
             self._sources.queries, request.path_params["batch"], page_updates.task_filter(request)
         )
         return _json(await view(await self._sources.watch.once()))
+
+    async def whole(self, request: Request) -> Response:
+        """Return what a report on a batch holds, but what its tasks said and did in full."""
+        name, compare = request.path_params["batch"], self._sources.compare
+        return _json(
+            await self._sources.queries.ask(
+                lambda reader: batch_page.whole(reader, [reader.batch(name)], compare=compare)
+            )
+        )
 
     async def task(self, request: Request) -> Response:
         """Return a task, its conversation apart."""
@@ -226,11 +258,7 @@ class _Handlers:
         """Return a file that a task has made, to be saved: a browser is to run none of it."""
         ref, path = page_updates.ref(request), request.query_params.get("path", "")
         data = await self._sources.queries.ask(lambda reader: made.content(reader, ref, path))
-        name = quote(path.rpartition("/")[2], safe="")
-        headers = {
-            "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
-            "Content-Security-Policy": "sandbox; default-src 'none'",
-        }
+        headers = _saved(path.rpartition("/")[2])
         return Response(data, media_type="application/octet-stream", headers=headers)
 
     async def cost(self, request: Request) -> Response:
@@ -270,6 +298,14 @@ class _Handlers:
         return sources.streams.answer(page_updates.task(sources.queries, sources.watch, ref, start))
 
 
+def _saved(name: str) -> dict[str, str]:
+    """Return the headers of what a browser saves under a name, and runs nothing of."""
+    return {
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+    }
+
+
 def _json(value: Any) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")
 
@@ -293,7 +329,7 @@ async def _troubled(_request: Request, error: Exception) -> Response:
 async def _nothing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if "text/html" in request.headers.get("accept", ""):
-        return HTMLResponse(made.shell(login=False), error.status_code)
+        return HTMLResponse(pages.shell(login=False), error.status_code)
     body = msgspec.json.encode({"error": error.detail})
     return Response(body, error.status_code, error.headers, "application/json")
 

@@ -1,22 +1,16 @@
-"""What lies in files: the three that browsers are given to run, put together once, under names that
-change with them; a batch's report; what a task has made, its answer, its patch, its files.
-
-Whatever a task's files hold, none of it is run.
+"""What lies in files: a batch's report and its results, and what a task has made: its answer, its
+patch, its files. Whatever a task's files hold, none of it is run.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import html
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from string import Template
 from typing import Any
 from urllib.parse import quote
 
@@ -25,76 +19,12 @@ import msgspec
 from batchd import decoders
 from batchd.errors import SandboxError, UnknownNameError
 from batchd.formats import ResultV1
-from batchd.observe import changes, pages
+from batchd.observe import changes
 from batchd.records import Ref
 from batchd.spool import files, outbox
 from batchd.store.queries import StoreReader
-
-_SCRIPTS = (
-    "live.js",
-    "keep.js",
-    "orders.js",
-    "frame.js",
-    "overview.js",
-    "tasks.js",
-    "batch.js",
-    "made.js",
-    "task.js",
-    "days.js",
-    "cost.js",
-    "main.js",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ServedAsset:
-    """A file, as it is sent."""
-
-    type: str
-    data: bytes
-
-
-@cache
-def assets() -> dict[str, ServedAsset]:
-    """Return all files, by the name that they are asked for by."""
-    return {
-        _named(kind, data): ServedAsset(_TYPES[kind.partition(".")[2]], data)
-        for kind, data in _texts()
-    }
-
-
-@cache
-def shell(*, login: bool, orders: bool = False) -> str:
-    """Return the page that all pages are made in, or the one to sign in with.
-
-    ``orders``: whether it may give any.
-    """
-    names = {kind: _named(kind, data) for kind, data in _texts()}
-    script = names["login.js" if login else "app.js"]
-    template = Template(pages.asset(__package__, "login.html" if login else "shell.html"))
-    return template.substitute(
-        style=f"/assets/{names['app.css']}",
-        script=f"/assets/{script}",
-        orders=" data-orders" if orders else "",
-    )
-
-
-_TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
-
-
-@cache
-def _texts() -> tuple[tuple[str, bytes], ...]:
-    return (
-        ("app.css", pages.together(__package__, pages.STYLES, ("web.css",)).encode()),
-        ("app.js", pages.together(__package__, pages.SCRIPTS, _SCRIPTS).encode()),
-        ("login.js", pages.asset(__package__, "login.js").encode()),
-    )
-
-
-def _named(kind: str, data: bytes) -> str:
-    name, _, ending = kind.partition(".")
-    return f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.{ending}"
-
+from batchd.web import pages
+from batchd.web.gathering import RESULTS
 
 #: A report larger than this is opened from its folder.
 _MAX_REPORT_BYTES = 64 << 20
@@ -121,6 +51,27 @@ def page(folder: Path, batch: str) -> bytes | None:
     return data.replace(_BEGINNING, _BEGINNING + back.encode(), 1)
 
 
+#: How files of a batch, and of its tasks, are opened: no link is followed.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+#: Bytes of results that are sent at a time.
+_CHUNK = 1 << 18
+
+
+def results(folder: Path) -> Iterator[bytes] | None:
+    """Return the results of a batch as they lie in its folder; None: they do not."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder / RESULTS, _FILE)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return _chunks(descriptor)
+        os.close(descriptor)
+    return None
+
+
+def _chunks(descriptor: int) -> Iterator[bytes]:
+    with open(descriptor, "rb") as file:
+        yield from iter(lambda: file.read(_CHUNK), b"")
+
+
 _RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
 #: Characters of an answer; the result's file has the rest.
 _ANSWER = 40_000
@@ -129,7 +80,6 @@ _ANSWER = 40_000
 _FILES, _PATCH, _TEXT, _IMAGE, _SENT = 500, 8 << 20, 256 << 10, 4 << 20, 256 << 20
 #: What browsers draw and run nothing of, by how it begins: an SVG is a text.
 _IMAGES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def listed(reader: StoreReader, ref: Ref) -> dict[str, Any]:
@@ -140,22 +90,34 @@ def listed(reader: StoreReader, ref: Ref) -> dict[str, Any]:
     result = _result(reader, ref)
     if result is None:
         return {"patch": None, "files": [], "more": 0}
-    answer, verdict = result.answer[:_ANSWER], result.evaluation
-    about = result.patch
-    data = outbox.whole_patch(_folder(reader, ref), ref.task, about.sha256) if about else None
-    patch = changes.shown(result, data, _PATCH)
-    names = list(_made(result))
-    listing = [{"path": path, "change": change} for change, path in names[:_FILES]]
+    return outcome(result, _folder(reader, ref))
+
+
+def outcome(
+    result: ResultV1,
+    folder: Path,
+    *,
+    answer: int = _ANSWER,
+    patch: int = _PATCH,
+    names: int = _FILES,
+) -> dict[str, Any]:
+    """Return what came of a task, as its result in a batch's folder has it.
+
+    ``answer``: characters at most, ``patch``: bytes, ``names``: files of each kind.
+    """
+    text, verdict, about = result.answer[:answer], result.evaluation, result.patch
+    data = outbox.whole_patch(folder, result.task, about.sha256) if about else None
+    there = list(_made(result))
     gone = result.files.deleted if result.files else ()
     return {
-        "answer": answer,
-        "answer_tree": pages.tree(answer) if answer else None,
-        "answer_cut": len(result.answer) - len(answer),
+        "answer": text,
+        "answer_tree": pages.tree(text) if text else None,
+        "answer_cut": len(result.answer) - len(text),
         "verdict": verdict and {"by": verdict.by, "done": verdict.done, "text": verdict.feedback},
-        "patch": patch,
-        "files": listing,
-        "more": len(names) - len(listing),
-        "deleted": gone[:_FILES],
+        "patch": changes.shown(result, data, patch),
+        "files": [{"path": path, "change": change} for change, path in there[:names]],
+        "more": max(0, len(there) - names),
+        "deleted": gone[:names],
         "listed": result.files is not None,
     }
 

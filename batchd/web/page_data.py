@@ -169,6 +169,9 @@ def _tally(tally: Tally) -> dict[str, Any]:
         "unpriced_calls": tally.unpriced_calls,
         "unsettled_calls": tally.unsettled_calls,
         "unsettled_usd": tally.unsettled_usd,
+        # The part of the input that came from the provider's cache, and what it saved.
+        "cache_share": tally.cache_share,
+        "cache_saved": tally.cache_saved,
     }
 
 

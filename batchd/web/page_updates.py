@@ -19,15 +19,16 @@ from starlette.types import Receive, Scope, Send
 
 from batchd.control.status import RunningTask
 from batchd.errors import BatchdError, StoreError, UsageError
-from batchd.observe import pages, standstill
-from batchd.observe.pages import plain
+from batchd.observe import standstill
 from batchd.observe.standstill import WaitReasons
 from batchd.records import Ref, TaskStatus
 from batchd.store import lookups
 from batchd.store.queries import SORTS, StoreReader
 from batchd.store.rows import TaskRow
 from batchd.views import Kind, passages
-from batchd.web import page_data, store_queries
+from batchd.web import page_data, pages, store_queries
+from batchd.web.gathering import RESULTS
+from batchd.web.pages import plain
 from batchd.web.store_queries import Excerpts, StoreQueries, StoreSight, StoreWatch
 
 #: Who listens at once. A browser that may not is asked to come again.
@@ -291,6 +292,7 @@ def _batch(
         "matching": count,
         "page": wanted.page,
         "report": os.path.lexists(Path(row.batch.folder, "report.html")),
+        "results": os.path.lexists(Path(row.batch.folder, RESULTS)),
         "rows": [
             _line(each, waiting, doing, lines.line(reader, row, each.ref.task)) for each in rows
         ],

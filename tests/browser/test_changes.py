@@ -155,7 +155,7 @@ def test_a_file_of_a_task_is_linked_where_a_browser_only_shows_it(night: Night) 
         assert await page.evaluate(links) == ["008/notes.txt"]
 
     report(night, "008", read)
-    script = Path(__file__).parents[2].joinpath("batchd/report/assets/details.js").read_text()
+    script = Path(__file__).parents[2].joinpath("batchd/web/assets/details.js").read_text()
     assert "htm" not in script.partition("const PLAIN")[2].partition(";")[0]
 
 

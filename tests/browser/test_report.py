@@ -20,7 +20,7 @@ from batchd.cli import main
 pytestmark = pytest.mark.in_turns
 
 _FIRST = "document.querySelector('.grid tbody .link').textContent"
-_ROWS = "document.querySelectorAll('.grid tbody tr').length"
+_ROWS = "document.querySelectorAll('#tasks tbody tr').length"
 _COSTS = "[...document.querySelectorAll('.grid tbody [data-column=usd]')].map(e => e.textContent)"
 _DIALOG = "document.querySelector('dialog')"
 _CONTRASTS = """
@@ -75,16 +75,16 @@ def test_sorting_filtering_and_a_transcript(night: Night) -> None:
     """
 
     async def read(page: Page) -> None:
-        assert await page.evaluate(_FIRST) == "001"
+        assert await page.evaluate(_FIRST) == "011"  # failures first
         await page.click('.grid thead [data-column="usd"] button')
-        costs = [float(c.strip("$ +")) for c in await page.evaluate(_COSTS) if c[0] == "$"]
+        costs = [float(c.strip("$ +")) for c in await page.evaluate(_COSTS) if c[:1] == "$"]
         assert costs == sorted(costs, reverse=True)
         await page.click('.grid thead [data-column="usd"] button')
         assert (
             await page.evaluate("document.querySelector('[aria-sort=ascending]').dataset.column")
             == "usd"
         )
-        costs = [float(c.strip("$ +")) for c in await page.evaluate(_COSTS) if c[0] == "$"]
+        costs = [float(c.strip("$ +")) for c in await page.evaluate(_COSTS) if c[:1] == "$"]
         assert costs == sorted(costs)
 
         await page.click('[data-chip="error"]')
@@ -104,8 +104,11 @@ def test_sorting_filtering_and_a_transcript(night: Night) -> None:
         text = await page.evaluate(f"{_DIALOG}.innerText")
         assert "the same tool call with the same output" in text
         assert "python3 -m pytest -q tests/test_1.py" in text
-        await page.click("dialog summary", index=1)
-        assert await page.evaluate("document.querySelectorAll('dialog details')[1].open")
+        # The last turn that failed is open.
+        failed = "[...document.querySelectorAll('dialog .passage[data-ok=false] details')]"
+        assert await page.evaluate(f"{failed}.at(-1).open")
+        await page.click("dialog summary", index=2)
+        assert await page.evaluate("document.querySelectorAll('dialog details')[2].open")
         await page.click('dialog [aria-label="Next task"]')
         await page.until(f"!{_DIALOG}.querySelector('h2').textContent.includes('041')")
 
@@ -289,7 +292,7 @@ def test_what_a_page_leaves_out_is_said(tmp_path: Path) -> None:
         assert 0 < int(found[1]) < 90
         await page.evaluate("location.hash = 'task=090'")
         await page.until(f"{_DIALOG}.textContent.includes('090.json has the rest')")
-        assert await page.evaluate("document.querySelectorAll('.grid tbody tr').length") == 90
+        assert await page.evaluate("document.querySelectorAll('#tasks tbody tr').length") == 90
 
     browse(night, read)
 

@@ -365,7 +365,7 @@ def test_the_report_opens_and_can_do_nothing_here(night: Spool) -> None:
         await page.until("document.querySelector('.path a[href$=\"report.html\"]')")
         await page.click('.path a[href$="report.html"]')
         await page.until(
-            "document.querySelector('.grid.tasks') === null && document.querySelectorAll('.grid tbody tr').length === 100"
+            "document.getElementById('foot') && document.querySelectorAll('.grid.tasks tbody tr').length === 100"
         )
         reached = (
             "fetch('/api/overview', {credentials: 'include'}).then(r => r.status, () => 'refused')"

@@ -180,6 +180,31 @@ def test_a_task_that_ended_shows_its_answer_and_its_verdict(served: Served) -> N
     read(served, "/batches/night/011", look)
 
 
+def test_the_page_of_a_batch_has_what_its_report_has(served: Served) -> None:
+    """When what ran, causes with what to change, models side by side, money; and failures first.
+    A mark, a name and a row lead to the task, whose last turn that failed is open.
+    """
+
+    async def look(page: Page) -> None:
+        await page.until("document.querySelector('#timeline canvas')")
+        ids = "[...document.querySelectorAll('.content section[id]')].map(e => e.id)"
+        assert await page.evaluate(ids) == [
+            *("timeline", "setbacks", "cautions", "beside", "money", "leaders", "tasks")
+        ]
+        await page.until("document.querySelector('#tasks tbody a')?.textContent === '011'")
+        text = await page.evaluate("document.getElementById('setbacks').textContent")
+        assert "batchd retry night --failed" in text
+        assert await page.evaluate("document.querySelectorAll('#beside tbody tr').length") == 3
+        await page.evaluate("document.querySelector('#setbacks a').focus()")
+        await page.key("Enter")
+        await page.until("location.pathname === '/batches/night/017'")
+        await page.until("document.querySelector('.passage[data-kind=end]')")
+        failed = "[...document.querySelectorAll('.passage[data-ok=false] details')]"
+        assert await page.evaluate(f"{failed}.at(-1).open")
+
+    read(served, "/batches/night", look)
+
+
 def test_the_chart_says_what_the_table_says(served: Served) -> None:
     """Each day has a bar, those without a call too;
     who cannot see it reads what it shows, and the table.

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from pages import details
 from patience import PATIENCE_S
+from serving import web
 from stored import BEGUN, Night
 from weather import Station, filled, mounted, until
 
@@ -68,7 +69,7 @@ def test_a_finished_batch_has_its_report(spool: Spool) -> None:
     assert content["total"]["usd"] == pytest.approx(summary["cost"]["total"])
     assert [m["name"] for m in content["elsewhere"]] != []
     # The report knows no moment of a call.
-    fixed = {m["name"]: m["usd"] for m in content["elsewhere"] if not m["dearest"]}
+    fixed = {m["name"]: m["usd"] for m in content["elsewhere"] if not m["highest"]}
     assert fixed == {
         m["model"]: pytest.approx(m["total"])
         for m in summary["cost"]["compare"]
@@ -84,6 +85,49 @@ def test_a_finished_batch_has_its_report(spool: Spool) -> None:
     again = spool.batchd("report")
     assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout.startswith(f"{folder / 'report.html'}: 4 tasks")
+
+
+def test_models_and_batches_stand_side_by_side(spool: Spool) -> None:
+    """The report and the summary have the same figures of each model and tag; the same prompt on
+    two models is a row of a grid, and so is the same task in two batches.
+    """
+    config, models = spool.folder / "config.toml", ("standin/steps-1", "standin/steps-2")
+    price = "\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 2.0\n"
+    config.write_text(config.read_text() + f'[models."{models[0]}"]{price}')
+    check = {"check": "exit 3", "limits": {"max_iterations": 1}}
+    same = [
+        {"first_prompt": f"do {n}", "model": m, "tags": [f"t{n}"]} for n in (1, 2) for m in models
+    ]
+    spool.write("mixed.json", [same[0], same[1] | check, *same[2:]])
+    with spool.serving():
+        spool.batchd("submit", "--wait", "mixed.json")
+        spool.batchd("retry", "mixed", "--yes")
+        spool.batchd("wait", "mixed-2")
+    folder = spool.folder / "outbox/mixed"
+    summary = json.loads((folder / "summary.json").read_text())
+    content, _ = details(folder / "report.html")
+    assert content["by_model"] == summary["by_model"]
+    assert content["by_tag"] == summary["by_tag"]
+    assert {g["name"]: g["success_rate"] for g in content["by_model"]} == {
+        models[0]: 1.0,
+        models[1]: 0.5,
+    }
+    # Where the models differ stands first.
+    grid = content["grid"]
+    assert (grid["by"], grid["columns"]) == ("model", [*models])
+    assert grid["rows"] == [[[0], [1]], [[2], [3]]]
+    assert spool.batchd("report", "mixed", "mixed-2", "-o", "both.html").returncode == 0
+    content, _ = details(spool.folder / "both.html")
+    assert [g["name"] for g in content["by_batch"]] == ["mixed", "mixed-2"]
+    assert content["grid"]["columns"] == ["mixed", "mixed-2"]
+    assert content["grid"]["rows"][0] == [[1], [5]]
+    with web(spool) as page:
+        given = page.get("/api/report/mixed")
+    theirs = {"made_at", "notes", "folders", "tasks"}
+    content, _ = details(folder / "report.html")
+    assert {k: v for k, v in given.items() if k not in theirs} == {
+        k: v for k, v in content.items() if k not in theirs
+    }
 
 
 @pytest.mark.parametrize(
@@ -131,7 +175,7 @@ def test_nothing_is_left_of_a_daemon_that_is_killed(tmp_path: Path) -> None:
     started = (
         "import os, subprocess, time\n"
         "from batchd import processes\n"
-        "command = processes.module('batchd.report.making', str(os.getpid()), '--behind')\n"
+        "command = processes.module('batchd.web.report', str(os.getpid()), '--behind')\n"
         "child = subprocess.Popen(command)\n"
         "print(child.pid, flush=True)\ntime.sleep(60)"
     )
@@ -143,7 +187,7 @@ def test_nothing_is_left_of_a_daemon_that_is_killed(tmp_path: Path) -> None:
     ) as parent:
         assert parent.stdout is not None
         child = Path("/proc", parent.stdout.readline().decode().strip())
-        until(lambda: b"batchd.report.making" in (child / "cmdline").read_bytes())
+        until(lambda: b"batchd.web.report" in (child / "cmdline").read_bytes())
         until(lambda: _nice(child) == _LOW)
         parent.kill()
         parent.wait()
@@ -406,7 +450,7 @@ def _makers() -> set[str]:
     found = set()
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and b"batchd.report.making" in (entry / "cmdline").read_bytes():
+            if entry.name.isdigit() and b"batchd.web.report" in (entry / "cmdline").read_bytes():
                 found.add(entry.name)
         except OSError:
             continue

@@ -209,6 +209,7 @@ def test_a_batch_is_shown_as_it_goes(spool: Spool, page: Page) -> None:
     [
         ("/api/batches/none", 404),
         ("/api/batches/b/none", 404),
+        ("/api/report/none", 404),
         ("/live/batches/none", 404),
         ("/live/batches/b/none", 404),
         ("/batches/none", 404),
@@ -255,6 +256,21 @@ def spooled(tmp_path_factory: pytest.TempPathFactory, model_server: str) -> Iter
         until((folder / "outbox" / "b" / "summary.json").exists)
     with web(spool) as page:
         yield page
+
+
+def test_all_results_are_saved_as_a_file(spooled: Page) -> None:
+    """As they lie in the batch's folder; a link that has that name leads nowhere."""
+    file = spooled.log.parent / "outbox" / "b" / "results.jsonl"
+    assert spooled.get("/api/batches/b")["results"] is True
+    answer, data = spooled.ask("/batches/b/results.jsonl")
+    assert data == file.read_bytes()
+    assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''b.results.jsonl"
+    assert "sandbox" in answer.headers["content-security-policy"]
+    file.rename(file.with_suffix(".kept"))
+    file.symlink_to("/etc/passwd")
+    assert spooled.ask("/batches/b/results.jsonl")[0].status == 404
+    file.with_suffix(".kept").replace(file)
+    assert spooled.ask("/batches/none/results.jsonl")[0].status == 404
 
 
 def test_a_client_that_reads_nothing_harms_no_other(spool: Spool, page: Page) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchd.observe.pages import TAGS, tree
+from batchd.web.pages import TAGS, tree
 
 
 def tags(nodes: list[Any]) -> list[str]:

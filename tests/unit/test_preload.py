@@ -15,7 +15,7 @@ print(loaded, llm.transport() is openai.DefaultAioHttpClient)
 """
 OTHERS = """
 import sys
-import batchd.cli.serve, batchd.cli.status, batchd.daemon, batchd.llm, batchd.report.making
+import batchd.cli.serve, batchd.cli.status, batchd.daemon, batchd.llm, batchd.web.report
 print("openai" in sys.modules)
 """
 

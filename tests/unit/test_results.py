@@ -237,6 +237,27 @@ def test_a_summary_adds_its_results_up() -> None:
     assert unknown["cost"]["total"] is None
 
 
+def test_models_and_tags_stand_side_by_side() -> None:
+    """Each with its tasks: a task with two tags counts under both; averages are of those that
+    began; what one accepted task cost has all in it, and is unknown as soon as a price is.
+    """
+    well, unpriced = json.loads(text_of(PRICE)), json.loads(text_of(None))
+    bad = well | {"status": "error", "reason": "auth", "tags": ["b"], "iterations": 3}
+    never = bad | {"iterations": 0, "model": "z/z", "timing": {**bad["timing"], "run_s": 0.0}}
+    texts = [well | {"tags": ["a", "b", "a"]}, bad, unpriced | {"model": "y/y"}, never]
+    summary = valid("summary", summary_of(BATCH, [*map(json.dumps, texts)], 1e9 + 9))
+    cost, run_s = well["cost"]["total"], well["timing"]["run_s"]
+    known = {"run_s_median": run_s, "cost": pytest.approx(2 * cost)}
+    half = {"tasks": 2, "accepted": 1, "success_rate": 0.5, "iterations_mean": 2.0, **known}
+    assert [g["name"] for g in summary["by_model"]] == ["openai/x", "y/y", "z/z"]
+    first, second, third = summary["by_model"]
+    assert first == {"name": "openai/x", **half, "cost_per_accepted": pytest.approx(2 * cost)}
+    assert (second["accepted"], second["cost"], second["cost_per_accepted"]) == (1, None, None)
+    assert (third["iterations_mean"], third["run_s_median"]) == (None, None)
+    assert (third["cost"], third["cost_per_accepted"]) == (pytest.approx(cost), None)
+    assert [(g["name"], g["tasks"]) for g in summary["by_tag"]] == [("a", 1), ("b", 3)]
+
+
 @pytest.mark.parametrize(
     ("ends", "status"),
     [

@@ -23,7 +23,7 @@ FLOORS = (
     "agent",
     "pool",
     "daemon estimate observe",
-    "__main__ api cli demo notify report telemetry web",
+    "__main__ api cli demo notify telemetry web",
 )
 
 

@@ -117,6 +117,16 @@ def test_every_kind_of_event_has_a_view() -> None:
     assert views.last("FromTheFuture").then == "starting"
 
 
+def test_a_round_that_ended_since_the_model_repeated_itself_says_so() -> None:
+    """On the line of `logs`, and in the conversation of pages."""
+    verdict = Evaluation(by="check", done=False, feedback="3 failed")
+    event = RoundEvaluated(at=8.0, evaluation=verdict, looped=True)
+    why = "the same calls came three times, with the same output: that ended the round"
+    assert views.of(event).text(event) == f"{why}; check says not done: 3 failed"
+    (passage,) = views.passages(event, "")
+    assert passage.text == f"T{why[1:]}.\n3 failed"
+
+
 def test_what_each_says() -> None:
     """To the letter: in the log, on a line, in a conversation, as a span."""
     said = {type(event).__name__: views.of(event).text(event) for event in EVENTS}
@@ -213,11 +223,8 @@ def test_how_tasks_end_in_words(
 
 
 #: Who takes events apart for more than their words: they measure, count or look results up.
-MEASURE = (
-    *("report/gathering.py", "report/content.py"),
-    *("telemetry/metrics.py", "telemetry/traces.py"),
-)
-FACES = ("cli", "observe", "report", "web", "notify", "telemetry", "daemon/task_log.py")
+MEASURE = ("web/batch_page.py", "telemetry/metrics.py", "telemetry/traces.py")
+FACES = ("cli", "observe", "web", "notify", "telemetry", "daemon/task_log.py")
 
 
 def _kinds(path: Path) -> set[str]:

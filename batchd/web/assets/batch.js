@@ -1,87 +1,144 @@
-// One batch: how far it is, what it waits for, and its tasks. What is sorted and filtered stands in the address.
-const BatchPage = (() => {
+// The page of batches, filled by a server or held by a report: how far they are, when what ran, what did not complete, what it cost.
+const Batch = (() => {
   const { el } = Dom;
   const STATUSES = ["completed", "timeout", "error", "cancelled", "running", "parked", "queued"];
-  const STATES = { rejected: "was refused", failed: "has ended", cancelled: "was cancelled", completed: "is complete", running: "is being worked on", parked: "is parked", queued: "is queued" };
 
-  function begin(name) {
-    const content = Frame.begin("", name), state = read();
-    const top = el("div"), counts = el("div", { class: "outcome" }), figures = el("dl", { class: "figures" });
-    const tasks = Tasks.create(name, state, changed);
-    tasks.root.hidden = true; // until it is known that there are some
-    const orders = el("div");
-    content.replaceChildren(top, orders, counts, figures, tasks.root);
-    Keep.listed(name, location.search);
-    const live = Live.listen(() => `/live/batches/${encodeURIComponent(name)}?${queryOf(state)}`, { now: data => {
-      if (!Frame.update(data, data.waits)) return;
-      const b = data.batch;
-      Keep.one(top, { b: [b.name, b.status, b.received_at, b.retry_of, b.completed, b.tasks, b.problems, b.pruned], report: data.report }, () => heading(b, data.report));
-      Keep.one(orders, possible(b, data.waits), Orders.row);
-      Keep.one(counts, { b: STATUSES.map(s => b[s]), on: [...state.status] }, () => outcome(b, state, changed));
-      Keep.list(figures, facts(b), f => f.label, f => el("div", {}, el("dt", { text: f.label }), el("dd", {}, f.since ? Keep.since(f.since) : f.value), f.sub ? el("dd", { class: "sub", text: f.sub }) : null));
-      tasks.root.hidden = !b.tasks;
-      tasks.fill(data);
-      document.title = `${b.tasks ? `${b.completed + b.timeout + b.error + b.cancelled}/${b.tasks} ` : ""}${b.name} · batchd`;
-    } }, Frame);
-
-    function changed() {
-      const query = String(queryOf(state));
-      history.replaceState(null, "", query ? `?${query}` : location.pathname);
-      Keep.listed(name, query && `?${query}`);
-      live.renew();
-    }
-  }
-  function read() {
-    const given = new URLSearchParams(location.search);
-    return { q: given.get("q") || "", sort: given.get("sort") || "", page: parseInt(given.get("page"), 10) || 0,
+  // What is sorted, filtered and open stands in the address.
+  function read(text) {
+    const given = new URLSearchParams(text);
+    return { q: given.get("q") || "", sort: given.get("sort") || "failed", page: Math.max(0, parseInt(given.get("page"), 10) || 0), task: given.get("task") || "",
       status: new Set((given.get("status") || "").split(",").filter(s => STATUSES.includes(s))) };
   }
-  function queryOf(state) {
-    const query = new URLSearchParams();
-    if (state.q) query.set("q", state.q);
-    if (state.status.size) query.set("status", [...state.status].join(","));
-    if (state.sort) query.set("sort", state.sort);
-    if (state.page) query.set("page", state.page);
-    return query;
+  function query(state) {
+    const found = new URLSearchParams();
+    if (state.q) found.set("q", state.q);
+    if (state.status.size) found.set("status", [...state.status].join(","));
+    if (state.sort !== "failed") found.set("sort", state.sort);
+    if (state.page) found.set("page", state.page);
+    if (state.task) found.set("task", state.task);
+    return found;
   }
-  function heading(b, report) {
-    const done = b.completed === b.tasks && b.tasks ? [`All ${Words.counted(b.tasks, "task")} completed`] : b.tasks ? [`${Words.count(b.completed)} `, el("span", { class: "of", text: `of ${Words.counted(b.tasks, "task")}` }), " completed"] : ["Refused"];
-    return el("div", {},
-      el("p", { class: "path" }, el("b", { text: b.name }), ` ${STATES[b.status] || b.status}`, b.retry_of ? [", a retry of ", el("a", { href: `/batches/${encodeURIComponent(b.retry_of)}`, text: b.retry_of })] : null, el("span", { class: "soft", text: ` · received ${Words.lately(b.received_at)}` }),
-        report ? [" · ", el("a", { href: `/batches/${encodeURIComponent(b.name)}/report.html`, text: "Report" })] : null),
-      el("h1", { class: "headline" }, el("span", { class: "unseen", text: `${b.name}: ` }), done),
-      b.problems.length ? el("ul", { class: "problems" }, b.problems.map(text => el("li", { text }))) : null,
-      b.pruned ? el("p", { class: "gone", text: `Pruned: what ${b.pruned === b.tasks ? "its tasks" : Words.counted(b.pruned, "task")} asked, said and did is dropped from the store; statuses, tokens and money stay. What its folder still has is shown: ${b.folder}` }) : null);
+  // Tasks as the page is given them, a column each, as one object each.
+  function tasksOf({ tasks, folders }) {
+    const names = Object.keys(tasks);
+    return tasks.id.map((_, place) => {
+      const made = { place };
+      for (const name of names) made[name] = tasks[name][place];
+      made.batch = folders[made.folder].name;
+      return made;
+    });
   }
-  function outcome(b, state, changed) {
-    const there = STATUSES.filter(s => b[s]);
+
+  function headline(title, done, all) {
+    const text = !all ? ["Refused"] : done === all ? [`All ${Words.counted(all, "task")} completed`] : [`${Words.count(done)} `, el("span", { class: "of", text: `of ${Words.counted(all, "task")}` }), " completed"];
+    return el("h1", { class: "headline" }, el("span", { class: "unseen", text: `${title}: ` }), text);
+  }
+  function outcome(counts, all, state, changed) {
     const toggle = s => { if (!state.status.delete(s)) state.status.add(s); state.page = 0; changed(); };
     const part = s => {
-      const made = el("button", { class: "part", type: "button", tabindex: "-1", "aria-hidden": "true", "data-fill": s, "data-off": state.status.size > 0 && !state.status.has(s), title: `${Words.count(b[s])} ${Words.NAMES[s]}`, onclick: () => toggle(s) });
-      made.style.flexGrow = String(b[s] / b.tasks);
+      const made = el("button", { class: "part", type: "button", tabindex: "-1", "aria-hidden": "true", "data-fill": s, "data-off": state.status.size > 0 && !state.status.has(s), title: `${Words.count(counts[s])} ${Words.NAMES[s]}`, onclick: () => toggle(s) });
+      made.style.flexGrow = String(counts[s] / all);
       return made;
     };
     const chip = s => el("button", { class: "chip", type: "button", "aria-pressed": String(state.status.has(s)), "data-chip": s, onclick: () => toggle(s) },
-      el("span", { class: "swatch", "data-fill": s }), el("span", {}, el("b", { text: Words.count(b[s]) }), ` ${Words.NAMES[s]}`));
+      el("span", { class: "swatch", "data-fill": s }), el("span", {}, el("b", { text: Words.count(counts[s]) }), ` ${Words.NAMES[s]}`));
     // A filter whose last task has moved on can still be taken away.
-    const chips = STATUSES.filter(s => b[s] || state.status.has(s));
-    return el("div", {}, el("div", { class: "whole" }, there.map(part)), el("div", { class: "legend", role: "group", "aria-label": "Show only" }, chips.map(chip)));
+    const chips = STATUSES.filter(s => counts[s] || state.status.has(s));
+    return el("div", {}, el("div", { class: "whole" }, STATUSES.filter(s => counts[s]).map(part)), el("div", { class: "legend", role: "group", "aria-label": "Show only" }, chips.map(chip)));
   }
-  // What can be ordered now.
-  function possible(b, waits) {
-    const left = b.tasks - b.completed - b.timeout - b.error - b.cancelled, failed = b.timeout + b.error + b.cancelled, given = { scope: "batch", name: b.name };
-    const paused = waits.some(w => w.paused && w.scope === "batch" && w.name === b.name);
+  // `total`: calls, tokens and money; `b`: tasks, completed, ended, and how long: `took_s`, of that at work `run_s`, or `since` while it is open.
+  function figures(total, b) {
+    const each = total.unpriced_calls || !b.completed || !total.known_usd ? "" : `${Words.money(total.known_usd / b.completed)} a completed task`;
+    const money = total.unsettled_calls ? `and at most ${Words.money(total.unsettled_usd)} unsettled` : total.unpriced_calls ? `no price known for ${Words.counted(total.unpriced_calls, "call")}` : b.budget_usd ? [`of ${Words.money(b.budget_usd)}`, each].filter(Boolean).join(", ") : each;
+    const cache = total.cache_share, saved = total.cache_saved;
+    const kept = cache === null ? "the provider says nothing of it" : saved === null ? "what it saved is not known" : saved < 0 ? `writing it cost ${Words.money(-saved)} more than it saved` : `saved ${Words.money(saved)}`;
     return [
-      ...(left ? [["Cancel", { verb: "cancel", ...given }], paused ? ["Resume", { verb: "resume", ...given }] : ["Pause", { verb: "pause", ...given }]] : []),
-      ...(failed ? [["Run again what did not complete", { verb: "retry", failed: true, ...given }]] : []),
-    ];
+      b.ended && { label: "Success", value: Words.percent(b.completed / b.ended), sub: `${Words.count(b.completed)} of ${Words.count(b.ended)}${b.ended < b.tasks ? " that ended" : ""}` },
+      (total.calls || total.unsettled_calls) && { label: "Cost", value: Money.spent(total), sub: money, warn: Boolean(total.unsettled_calls || total.unpriced_calls) },
+      total.calls && { label: "Tokens", value: `${total.estimated_calls ? "≈ " : ""}${Words.compact(total.tokens)}`, sub: `${Words.compact(total.input)} in; ${Words.compact(total.output)} out` },
+      total.calls && { label: "Input from the prompt cache", value: cache === null ? "not known" : Words.percent(cache), sub: kept },
+      b.tasks && (b.since ? { label: "Open for", since: b.since } : { label: "Time", value: Words.duration(b.took_s), sub: b.run_s > b.took_s ? `for ${Words.duration(b.run_s)} of work` : "" }),
+      total.calls && { label: "Model calls", value: Words.compact(total.calls), sub: b.ended ? `${(total.calls / b.ended).toFixed(1)} ${b.ended < b.tasks ? "an ended task" : "a task"}` : "" },
+    ].filter(Boolean);
   }
-  function facts(b) {
-    const ended = b.completed + b.timeout + b.error + b.cancelled, found = [];
-    const money = b.unsettled_calls ? `and at most ${Words.money(b.unsettled_usd)} unsettled` : b.budget_usd ? `of ${Words.money(b.budget_usd)}` : b.completed && b.usd ? `${Words.money(b.usd / b.completed)} a completed task` : "";
-    if (b.calls) found.push({ label: "Cost", value: Words.atLeast(b.usd, b.known_usd), sub: money }, { label: "Tokens", value: Words.compact(b.tokens), sub: b.cached ? `${Words.compact(b.cached)} of them cached` : "" }, { label: "Model calls", value: Words.compact(b.calls), sub: ended ? `${(b.calls / ended).toFixed(1)} an ended task` : "" });
-    if (b.tasks) found.push(b.finished_at ? { label: "Took", value: Words.duration(b.finished_at - b.received_at) } : { label: "Open for", since: b.received_at });
-    return found;
+  const figure = f => el("div", {}, el("dt", { text: f.label }), el("dd", {}, f.since ? Keep.since(f.since) : f.value), f.sub ? el("dd", { class: `sub${f.warn ? " warn" : ""}`, text: f.sub }) : null);
+
+  function section(id, title, lead, ...inside) {
+    return el("section", { id, "aria-labelledby": `${id}-title` }, el("h2", { id: `${id}-title`, text: title }), lead ? el("p", { class: "lead", text: lead }) : null, inside);
   }
-  return { begin };
+  // How the tasks of a setback ended, in words: of rounds, from the fewest to the most.
+  function ended(one, tasks) {
+    const rounds = one.causes.flatMap(cause => cause.tasks.map(i => tasks[i].rounds)), least = rounds.reduce((a, b) => Math.min(a, b)), most = rounds.reduce((a, b) => Math.max(a, b));
+    return one.reason === "max_iterations" && least < most ? `not accepted after ${least} to ${Words.counted(most, "round")}` : Words.outcome(one.status, one.reason, most);
+  }
+  function setback(one, tasks, { link, only, name }) {
+    const causes = one.causes.map(cause => el("div", {},
+      el("p", { class: "message", text: `${cause.tasks.length > 1 && one.causes.length > 1 ? `${Words.count(cause.tasks.length)} × ` : ""}${cause.message}` }),
+      el("p", { class: "names" }, cause.tasks.slice(0, 12).map(i => link(tasks[i], name(tasks[i]))),
+        cause.tasks.length > 12 ? el("button", { class: "link", type: "button", text: `and ${Words.count(cause.tasks.length - 12)} more`, onclick: () => only([one.status], Words.reason(one.reason)) }) : null)));
+    return el("article", { class: "setback", "data-status": one.status },
+      el("div", { class: "count", text: Words.count(one.count) }),
+      el("h3", { text: ended(one, tasks) }),
+      el("p", { class: "advice" }, one.advice.split("`").map((text, i) => (i % 2 ? el("code", { text }) : text))), el("div", { class: "causes" }, causes));
+  }
+  function setbacks(content, tasks, ways) {
+    if (!content.setbacks.length) return null;
+    const orders = content.orders.slice(0, 5).map(text => el("code", { class: "order", text }));
+    return section("setbacks", "What did not complete", "", el("div", { class: "setbacks" }, content.setbacks.map(one => setback(one, tasks, ways))),
+      orders.length ? el("p", { class: "orders" }, "Once that is fixed, to run these again:", orders) : null);
+  }
+  function caution(one, tasks, { link, name }) {
+    const files = one.files === null ? [el("p", { class: "soft", text: "It ended before batchd looked." })] : one.files.map(file => el("div", { class: "file" },
+      el("p", {}, el("span", { text: file.path }), el("span", { class: "soft", text: ` · ${file.change}${file.by ? `, for ${file.by}` : ", batchd could not look into it"}` })), el("code", { class: "order", text: file.show })));
+    return el("article", { class: "caution" },
+      el("h3", {}, link(tasks[one.task], name(tasks[one.task])), el("span", { class: "soft", text: ` · ${one.directory}` })),
+      files, one.more ? el("p", { class: "soft", text: `and ${Words.count(one.more)} more, in its result` }) : null);
+  }
+  function cautions(content, tasks, ways) {
+    const shown = content.cautions.slice(0, 50), more = content.cautions.length - shown.length;
+    if (!shown.length) return null;
+    return section("cautions", "Runs code when you use this directory", "Changed by these tasks, and run or obeyed by git, editors, shells, agents or tools as soon as somebody works there. The commands show what it is, and run nothing.",
+      ...shown.map(one => caution(one, tasks, ways)), more ? el("p", { class: "soft", text: `and ${Words.counted(more, "more task")}: runs_code in their results` }) : null);
+  }
+  // Batches, models or tags side by side, by the tasks that have ended.
+  function groups(title, what, list) {
+    const heads = ["Tasks", "Accepted", "%", "Rounds", "Median time", "$ an accepted task"];
+    const line = g => {
+      const cells = [Words.count(g.tasks), Words.count(g.accepted), Words.percent(g.success_rate), g.iterations_mean === null ? "" : g.iterations_mean.toFixed(1), Words.duration(g.run_s_median), g.cost_per_accepted === null ? (g.cost === null ? "unknown" : "") : Words.money(g.cost_per_accepted)];
+      return el("tr", {}, el("th", { scope: "row", "data-column": "id" }, Dom.name(g.name), el("span", { class: "bar", "aria-hidden": "true" }, Dom.fill("completed", g.success_rate))), cells.map((text, i) => el("td", { class: "num", "data-label": text === "" || heads[i] === "%" ? null : heads[i].replace("$ ", ""), text })));
+    };
+    return el("div", {}, el("h3", { text: title }), el("table", { class: "grid beside" }, el("caption", { class: "unseen", text: title }),
+      el("thead", {}, el("tr", {}, [what, ...heads].map((text, i) => el("th", { scope: "col", class: i && "num", text })))), el("tbody", {}, list.map(line))));
+  }
+  // The same task in each batch, or the same prompt on each model: a mark for how it ended.
+  function matrix({ columns, rows, by, more }, tasks, { mark }) {
+    const cell = places => el("td", {}, places.slice(0, 8).map(i => mark(tasks[i])), places.length > 8 ? el("span", { class: "soft", text: ` +${Words.count(places.length - 8)}` }) : null);
+    const line = row => { const first = tasks[row.find(places => places.length)[0]]; return el("tr", {}, el("th", { scope: "row" }, by === "batch" ? el("span", { text: first.id }) : null, el("span", { class: "prompt", text: first.prompt })), row.map(cell)); };
+    const title = by === "batch" ? "Task by task" : "Prompt by prompt";
+    return el("div", {}, el("h3", { text: title }), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${title}, ${by} by ${by}` }, el("table", { class: "matrix" }, el("caption", { class: "unseen", text: title }),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col", text: by === "batch" ? "Task" : "Prompt" }), columns.map(name => el("th", { scope: "col" }, Dom.name(name))))), el("tbody", {}, rows.map(line)))),
+      el("p", { class: "saved soft", text: `${more ? `${Words.count(rows.length)} of ` : ""}${Words.counted(rows.length + more, by === "batch" ? "task" : "prompt")}; those that did not end alike come first.` }));
+  }
+  function sideBySide(content, tasks, ways) {
+    const parts = [["By batch", "Batch", content.by_batch], ["By model", "Model", content.by_model], ["By tag", "Tag", content.by_tag]].filter(([, , list]) => list.length).map(each => groups(...each));
+    if (content.grid) parts.push(matrix(content.grid, tasks, ways));
+    return parts.length ? section("beside", "Side by side", "Of the tasks that have ended. All that a task cost, its judge included, counts for the task's own model.", el("div", { class: "stack" }, parts)) : null;
+  }
+  function money(content) {
+    const { total } = content;
+    if (!total.calls && !total.unsettled_calls) return null;
+    const left = el("div", { class: "stack" }, Money.shares("By model", "Model", content.models), Money.nodes(content.nodes) || "", content.tags.length ? Money.shares("By tag", "Tag", content.tags) : ""), right = el("div", { class: "stack" }, Money.shares("By purpose", "Purpose", content.purposes), Money.elsewhere(content));
+    const missing = Money.missing(total);
+    return section("money", "Money and tokens", "", el("div", { class: "columns" }, left, right), missing.length ? el("div", { class: "notes" }, missing.map(text => el("p", { text }))) : null);
+  }
+  function leaders(tasks, ways) {
+    const made = [Money.slowest(tasks, ways), Money.costliest(tasks, ways)].filter(Boolean);
+    return made.length ? section("leaders", "Slowest and costliest", "", el("div", { class: "columns" }, made)) : null;
+  }
+  // What stands above the table. `ways`: link(task, text), mark(task), open(task), name(task), only(statuses, text), shows(task).
+  function parts(content, tasks, ways) {
+    const timeline = Timeline.create(content, tasks, ways);
+    return { timeline, nodes: [timeline && section("timeline", "Timeline", "", timeline.root), setbacks(content, tasks, ways), cautions(content, tasks, ways), sideBySide(content, tasks, ways), money(content), leaders(tasks, ways)].filter(Boolean) };
+  }
+  return { read, query, tasksOf, headline, outcome, figures, figure, section, parts, STATUSES };
 })();

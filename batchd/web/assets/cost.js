@@ -19,8 +19,8 @@ const CostPage = (() => {
       history.replaceState(null, "", `?by=${state.by}&days=${state.days}`);
       try {
         const data = await Live.get(`/api/cost?by=${state.by}&days=${state.days}`), total = data.total[0];
-        headline.replaceChildren(...(total ? [money(total), el("span", { class: "of", text: ` ${{ 1: "today", 0: "so far" }[state.days] || `in ${SPANS[state.days]}`}` })] : ["Nothing was spent"]));
-        sub.textContent = total ? [`${Words.counted(total.calls, "model call")}, ${Words.compact(total.input)} tokens in (${Words.compact(total.cached)} cached), ${Words.compact(total.output)} out.`, missing(total)].filter(Boolean).join(" ") : "";
+        headline.replaceChildren(...(total ? [Money.spent(total), el("span", { class: "of", text: ` ${{ 1: "today", 0: "so far" }[state.days] || `in ${SPANS[state.days]}`}` })] : ["Nothing was spent"]));
+        sub.textContent = total ? [`${Words.counted(total.calls, "model call")}, ${Words.compact(total.input)} tokens in (${Words.compact(total.cached)} cached), ${Words.compact(total.output)} out.`, ...Money.missing(total)].join(" ") : "";
         Keep.one(chart, data.first && data.first < data.last ? { days: data.days, first: data.first, last: data.last } : null, Days.create);
         table.replaceChildren(...(data.lines.length ? [bars(data)] : []));
         Dom.say(`${Words.counted(data.lines.length, "line")} shown`);
@@ -30,7 +30,7 @@ const CostPage = (() => {
       const twice = by === "tag" && lines.reduce((sum, l) => sum + l.calls, 0) > total[0].calls;
       const priced = lines.some(l => l.usd > 0);
       const open = lines.some(Words.uncertain);
-      const rows = lines.map(l => ({ name: l.name, bar: [["accent", priced ? l.usd : l.input + l.output]], cells: [Words.compact(l.calls), `${l.estimated_calls ? "≈ " : ""}${Words.compact(l.input + l.output)}`, money(l), ...(open ? [Words.uncertain(l)] : [])],
+      const rows = lines.map(l => ({ name: l.name, bar: [["accent", priced ? l.usd : l.tokens]], cells: [Words.compact(l.calls), `${l.estimated_calls ? "≈ " : ""}${Words.compact(l.tokens)}`, Money.spent(l), ...(open ? [Words.uncertain(l)] : [])],
         head: by === "batch" && l.name ? el("span", {}, el("a", { href: `/batches/${encodeURIComponent(l.name)}`, text: l.name }), l.prompt ? el("span", { class: "prompt soft", text: l.prompt }) : null) : null }));
       return el("div", {}, Bars.table(`Cost by ${by}`, [SPLITS[by], "Calls", "Tokens", "Cost", ...(open ? ["Uncertain"] : [])], rows), more ? el("p", { class: "soft more", text: `and ${Words.count(more)} more` }) : null,
         twice ? el("p", { class: "soft more", text: "A task with several tags counts under each: the total is not their sum." }) : null);
@@ -38,13 +38,6 @@ const CostPage = (() => {
     show();
     Live.listen(() => "/live/overview", { now: data => Frame.update(data) }, Frame);
     setInterval(() => { if (!document.hidden) show(); }, 30000);
-  }
-  function money(line) {
-    if (!line.unpriced_calls) return Words.money(line.usd);
-    return line.unpriced_calls >= line.calls ? "unknown" : `> ${Words.money(line.usd)}`;
-  }
-  function missing(total) {
-    return [total.unsettled_calls ? `${Words.counted(total.unsettled_calls, "call")} may have cost ${Words.money(total.unsettled_usd)} more.` : "", total.unpriced_calls ? `No price is known for ${Words.counted(total.unpriced_calls, "call")}.` : ""].filter(Boolean).join(" ");
   }
   return { begin };
 })();

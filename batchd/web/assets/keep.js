@@ -2,6 +2,9 @@
 const Keep = (() => {
   const { el } = Dom;
   const known = new WeakMap();
+  // Between the clock of who sends what is shown, and this one.
+  let offset = 0;
+  const clock = at => { offset = at * 1000 - Date.now(); };
 
   function list(parent, items, key, render) {
     const before = known.get(parent) || new Map(), after = new Map();
@@ -28,7 +31,7 @@ const Keep = (() => {
   }
   // How long something has been going on: counted up by `tick`.
   const since = at => el("span", { class: "since", "data-since": String(at), text: lasted(at) });
-  const lasted = at => Words.span(Math.max(0, Live.now() - at));
+  const lasted = at => Words.span(Math.max(0, (Date.now() + offset) / 1000 - at));
   function tick() {
     if (document.hidden) return;
     for (const each of document.querySelectorAll("[data-since]")) {
@@ -43,5 +46,5 @@ const Keep = (() => {
     if (query !== undefined) sessionStorage.setItem(key, query);
     return sessionStorage.getItem(key) || "";
   };
-  return { list, one, since, listed };
+  return { list, one, since, listed, clock };
 })();

@@ -1,7 +1,6 @@
 // What the server sends, as long as somebody looks: a page in the background listens to nothing.
 const Live = (() => {
   const AGAIN_MS = 5000;
-  let offset = 0;
 
   // `address()` is where to listen: asked again each time. `handlers` take what each kind of event brings.
   function listen(address, handlers, { connected, failed }) {
@@ -19,7 +18,7 @@ const Live = (() => {
       for (const [name, take] of Object.entries(handlers)) {
         source.addEventListener(name, event => {
           const data = JSON.parse(event.data);
-          if (data.at) offset = data.at * 1000 - Date.now();
+          if (data.at) Keep.clock(data.at);
           take(data, event.lastEventId);
         });
       }
@@ -52,7 +51,5 @@ const Live = (() => {
     if (!answer.ok) throw Object.assign(new Error(data.error), { unknown: answer.status === 404 });
     return data;
   }
-  // Seconds since the epoch, by the server's clock.
-  const now = () => (Date.now() + offset) / 1000;
-  return { listen, get, now };
+  return { listen, get };
 })();

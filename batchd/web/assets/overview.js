@@ -79,12 +79,9 @@ const Overview = (() => {
   function agent(a) {
     const address = `/batches/${encodeURIComponent(a.batch)}/${encodeURIComponent(a.task)}`;
     return row(address, el("th", { scope: "row", "data-column": "id" }, el("a", { class: "soft", href: `/batches/${encodeURIComponent(a.batch)}`, text: a.batch }), " / ", el("a", { href: address, text: a.task }), a.prompt ? el("span", { class: "prompt", text: a.prompt }) : null), [
-      el("td", { "data-column": "step" }, doing(a)), el("td", { class: "num", "data-column": "since", "data-label": "for" }, Keep.since(a.since)),
+      el("td", { "data-column": "step" }, Tasks.doing(a)), el("td", { class: "num", "data-column": "since", "data-label": "for" }, Keep.since(a.since)),
       el("td", { class: "num", "data-column": "rounds", "data-label": "round", text: Words.count(a.rounds) }), el("td", { class: "num", "data-column": "calls", "data-label": "calls", text: Words.count(a.calls) })]);
   }
-  const STEPS = { starting: "starting", waiting: "waits", model: "asks the model", tool: "runs", evaluating: "is evaluated" };
-  const doing = a => [el("span", { text: STEPS[a.step] || a.step }), a.detail ? el("code", { class: "soft", text: ` ${a.detail}` }) : null];
-
   function row(address, first, rest) {
     return el("tr", { onclick: event => { if (!event.target.closest("a") && !String(getSelection())) location.assign(address); } }, first, rest);
   }
@@ -116,5 +113,5 @@ const Overview = (() => {
       button.onclick = () => all(button, ended, page + 1, list);
     } catch (error) { Frame.failed(error); }
   }
-  return { begin, doing };
+  return { begin };
 })();

@@ -10,19 +10,20 @@ const TaskPage = (() => {
     const follow = el("button", { class: "plain-button follow", type: "button", hidden: true, onclick: () => { following = !following; settle(); } });
     const steps = el("h2", { text: "Step by step", hidden: true }), gone = el("div"), outcome = el("div"), orders = el("div");
     content.replaceChildren(top, orders, gone, figures, prompt, outcome, made, el("section", { class: "talk", "aria-label": "Conversation" }, steps, earlier, talk, doing, end), follow);
-    let following = null, first = 0, next = "", started = 0;
+    let following = null, first = 0, next = "", started = 0, failed = false;
 
     Live.listen(() => `/live${at}${next ? `?from=${next}` : ""}`, {
       now: data => {
         if (!Frame.update(data, data.waits)) return;
         const t = data.task, live = ["running", "parked", "queued"].includes(t.status);
         started = t.started_at || t.queued_at;
+        failed = !live && t.status !== "completed";
         if (following === null) following = t.status === "running";
         // What is parked stands above.
         Keep.one(top, [t.status, t.reason, t.rounds, data.waits.length ? "" : t.why], () => heading(data.waits.length ? { ...t, why: "" } : t));
         Keep.list(figures, facts(t), f => f.label, f => el("div", { class: f.long && "long" }, el("dt", { text: f.label }), el("dd", {}, f.since ? Keep.since(f.since) : f.value), f.sub ? el("dd", { class: "sub", text: f.sub }) : null));
         Keep.one(prompt, data.prompt, text => Conversation.render([{ at: started, kind: "prompt", text, tree: data.prompt_tree }], started));
-        Keep.one(doing, t.doing, d => el("span", { class: "soft" }, el("span", { class: "dot", "aria-hidden": "true" }), "Now: ", Overview.doing(d), " · ", Keep.since(d.since)));
+        Keep.one(doing, t.doing, d => el("span", { class: "soft" }, el("span", { class: "dot", "aria-hidden": "true" }), "Now: ", Tasks.doing(d), " · ", Keep.since(d.since)));
         follow.hidden = !live;
         steps.hidden = live || data.pruned;
         Keep.one(orders, possible(`${batch}/${name}`, live, data.waits), Orders.row);
@@ -34,6 +35,7 @@ const TaskPage = (() => {
         if (!next) { first = data.first; talk.replaceChildren(); }
         next = id;
         talk.append(...Conversation.render(data.passages, started).children);
+        if (failed) Conversation.open(talk);
         remaining();
         settle();
       },

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 
 import msgspec
 
@@ -14,10 +13,9 @@ from batchd.children import ChildBugError, ChildDiedError, Children
 from batchd.config import Config
 from batchd.daemon.listeners import Finisher
 from batchd.log import Action, get_logger
-from batchd.pricing import Prices
-from batchd.records import Batch, Price
-from batchd.report.building import Style
-from batchd.report.making import BEHIND, ReportJob
+from batchd.records import Batch
+from batchd.web.batch_page import compared
+from batchd.web.report import BEHIND, ReportJob, Style
 
 #: The report's name in its batch's folder.
 NAME = "report.html"
@@ -31,22 +29,16 @@ _SMALL_REPORT_TASKS = 20
 
 def style(config: Config) -> Style:
     """Return how reports are made under a configuration."""
-    return Style(quota=int(config.report.transcripts_mb * _MB), compare=tuple(_priced(config)))
-
-
-def _priced(config: Config) -> Iterator[tuple[str, Price | None]]:
-    prices = Prices(config.models)
-    for name in config.cost.compare:
-        provider = config.providers.get(name.partition("/")[0])
-        yield name, prices.price(name, provider.base_url if provider else "")
+    quota = int(config.report.transcripts_mb * _MB)
+    return Style(quota=quota, compare=compared(config))
 
 
 class ReportProcess:
     """Makes reports, each when its turn has come."""
 
     def __init__(self, *options: str) -> None:
-        """``options``: of ``making``."""
-        self._children = Children("batchd.report.making", *options, keep_s=_IDLE_S)
+        """``options``: of ``report``."""
+        self._children = Children("batchd.web.report", *options, keep_s=_IDLE_S)
         self._turn = asyncio.Lock()
 
     async def start(self, timeout_s: float) -> None:

@@ -4,8 +4,9 @@ const Timeline = (() => {
   const AXIS = 24, GAP = 10, PARKED = 44, MOST = 460;
   const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800];
 
-  function create(content, { open, shows }) {
-    const { bars, parked, lanes, tasks } = content;
+  function create(content, tasks, { open, shows }) {
+    const bar = ([place, lane, start, end]) => ({ task: tasks[place], lane, start, end });
+    const bars = content.bars.map(bar), parked = content.parked.map(bar), { lanes } = content;
     if (!bars.length && !parked.length) return null;
     const all = [...bars, ...parked];
     const first = all.reduce((m, b) => Math.min(m, b.start), Infinity), last = all.reduce((m, b) => Math.max(m, b.end), first + 0.001);
@@ -29,7 +30,7 @@ const Timeline = (() => {
 
     function label() {
       const most = waits.length ? `; at most ${Words.counted(Math.max(...waits.map(s => s[1])), "task")} parked at once` : "";
-      return `Timeline: ${Words.counted(tasks.id.length, "task")} in ${Words.counted(lanes, "lane")}, ${Words.clock(first)} to ${Words.clock(last)}${most}`;
+      return `Timeline: ${Words.counted(tasks.length, "task")} in ${Words.counted(lanes, "lane")}, ${Words.clock(first)} to ${Words.clock(last)}${most}`;
     }
     // How many tasks were parked, from moment to moment.
     function steps(spans) {
@@ -57,7 +58,7 @@ const Timeline = (() => {
       for (let lane = 0; lane < lanes; lane++) g.fillRect(0, lane * laneHeight, width, laneHeight - gap);
       // What failed is drawn last: however thin, it must not vanish under what went well.
       for (const well of [true, false]) for (const bar of bars) {
-        const status = tasks.status[bar.task];
+        const status = bar.task.status;
         if ((status === "completed") === well && bar.end >= view[0] && bar.start <= view[1]) block(g, bar, inks[status], gap);
       }
       for (const place of new Set([hovered, chosen])) if (place >= 0) outline(g, bars[place], inks.ink, gap);
@@ -68,7 +69,7 @@ const Timeline = (() => {
     function box(bar, gap) {
       const from = Math.max(-4, x(bar.start)), to = Math.min(width + 4, x(bar.end));
       const room = to - from;
-      const least = tasks.status[bar.task] === "completed" || crowded ? 1 : 3;
+      const least = bar.task.status === "completed" || crowded ? 1 : 3;
       return [from, bar.lane * laneHeight, Math.max(least, room > 5 ? room - 1 : room), laneHeight - gap];
     }
     function block(g, bar, ink, gap) {
@@ -125,13 +126,13 @@ const Timeline = (() => {
     }
     function texts(bar) {
       const t = bar.task;
-      return [tasks.id[t], Words.outcome(tasks.status[t], tasks.reason[t], tasks.rounds[t]), `${Words.clock(bar.start)}, ${Words.duration(bar.end - bar.start)} · ${Words.money(tasks.usd[t])}`, tasks.prompt[t]];
+      return [t.id, Words.outcome(t.status, t.reason, t.rounds), `${Words.clock(bar.start)}, ${Words.duration(bar.end - bar.start)} · ${Words.money(t.usd)}`, t.prompt];
     }
     function point(place) {
       tip.hidden = place < 0;
       if (place < 0) return;
       const [name, status, when, prompt] = texts(bars[place]), [left, upper, wide] = box(bars[place], 0);
-      tip.replaceChildren(el("b", {}, Dom.status(tasks.status[bars[place].task], name)), el("div", { text: status }), el("div", { text: when }), el("div", { class: "soft", text: prompt }));
+      tip.replaceChildren(el("b", {}, Dom.status(bars[place].task.status, name)), el("div", { text: status }), el("div", { text: when }), el("div", { class: "soft", text: prompt }));
       const middle = Math.max(0, Math.min(width, left + wide / 2));
       tip.style.left = `${Math.max(0, Math.min(width - tip.offsetWidth, middle - tip.offsetWidth / 2))}px`;
       tip.style.top = `${canvas.offsetTop + upper + laneHeight + 6}px`;

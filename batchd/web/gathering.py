@@ -6,6 +6,7 @@ import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 
 from batchd import decoders
 from batchd.errors import UsageError
-from batchd.events import Event, TaskFinished
+from batchd.events import Event
 from batchd.formats import ResultV1, TimingV1
 from batchd.results import timestamp
 from batchd.store import lookups
@@ -22,10 +23,10 @@ from batchd.store.rows import BatchRow, TaskRow
 
 _RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
 _DAY_S = 86_400.0
-_RESULTS = "results.jsonl"
+RESULTS = "results.jsonl"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskRecord:
     """What is known of one task."""
 
@@ -34,15 +35,21 @@ class TaskRecord:
     folder: Path
     #: None: it has not ended, or it was pruned and its ``results.jsonl`` is gone.
     result: ResultV1 | None
-    #: None of them once it was pruned.
-    events: list[Event]
+    #: Whether journals of its batch were dropped.
+    pruned: bool
+    reader: StoreReader
+
+    @cached_property
+    def events(self) -> list[Event]:
+        """Its journal, read when it is asked for first; empty once it was pruned."""
+        return self.reader.read(lookups.events, self.row.ref)
 
 
 class Gathered:
     """The tasks of one batch, each read when it is asked for: all at once may be too much."""
 
     def __init__(self, reader: StoreReader, batch: BatchRow) -> None:
-        self._reader = reader
+        self.reader = reader
         self.batch = batch
         self.rows = reader.tasks(batch.batch.name)
         self._kept: Mapping[str, ResultV1] = _kept(batch) if batch.pruned else {}
@@ -54,12 +61,16 @@ class Gathered:
 
     def read(self, row: TaskRow) -> TaskRecord:
         """Read one task. Raises ``StoreError``."""
-        events = self._reader.read(lookups.events, row.ref)
         result = self._kept.get(row.ref.task)
-        if events and isinstance(last := events[-1], TaskFinished):
-            result = _RESULT.decode(last.result)
-        folder = Path(self.batch.batch.folder)
-        return TaskRecord(row=row, folder=folder, result=result, events=events)
+        if row.status.final and (text := self.reader.result(row.ref)):
+            result = _RESULT.decode(text)
+        return TaskRecord(
+            row=row,
+            folder=Path(self.batch.batch.folder),
+            result=result,
+            pruned=bool(self.batch.pruned),
+            reader=self.reader,
+        )
 
     def __iter__(self) -> Iterator[TaskRecord]:
         return map(self.read, self.rows)
@@ -68,7 +79,7 @@ class Gathered:
 def missing(batch: BatchRow) -> str:
     """Return what a report on a batch will not have, before one is made; empty: nothing."""
     folder = Path(batch.batch.folder)
-    note = _note(batch, kept=(folder / _RESULTS).is_file())
+    note = _note(batch, kept=(folder / RESULTS).is_file())
     if note or batch.published_at is None or folder.is_dir():
         return note
     return f"{folder} is gone: links to transcripts lead nowhere."
@@ -125,7 +136,7 @@ def _midnight(day: dt.date) -> float:
 def _kept(batch: BatchRow) -> dict[str, ResultV1]:
     """Return the results that lie in the outbox still, by their tasks."""
     try:
-        with Path(batch.batch.folder, _RESULTS).open("rb") as file:
+        with Path(batch.batch.folder, RESULTS).open("rb") as file:
             found = [result for line in file if (result := _result(line))]
     except OSError:
         return {}

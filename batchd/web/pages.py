@@ -1,12 +1,15 @@
-"""What the report and the page of ``web`` share: conversations as plain values, Markdown as a tree,
-and the files that browsers are given.
+"""What pages are made of, live ones and reports: styles, scripts and shells, Markdown as a tree,
+passages of a conversation as plain values.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
+from string import Template
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from batchd.views import Kind, Passage
@@ -124,18 +127,80 @@ def plain(passage: Passage, most: int) -> dict[str, Any]:
     return {k: v for k, v in value.items() if v or v is False}
 
 
-#: In the order in which they are put together.
-STYLES = ("base.css", "parts.css", "conversation.css", "diff.css")
-SCRIPTS = ("words.js", "dom.js", "bars.js", "conversation.js", "diff.js")
+#: Sources in the order in which they are put together: what all pages have, …
+_STYLES = ("base.css", "parts.css", "conversation.css", "diff.css", "batch.css")
+_SCRIPTS = (
+    *("words.js", "dom.js", "keep.js", "bars.js", "conversation.js", "diff.js", "made.js"),
+    *("timeline.js", "money.js", "tasks.js", "batch.js"),
+)
+#: … a report alone, and the page that a server sends.
+_REPORT = ("details.js", "report.js")
+_LIVE = (
+    *("live.js", "orders.js", "frame.js", "overview.js", "following.js", "task.js"),
+    *("days.js", "cost.js", "main.js"),
+)
 
 
 @cache
-def asset(package: str, name: str) -> str:
-    """Return a source of a page, from the folder ``assets`` of a package."""
-    return resources.files(package).joinpath("assets", name).read_text("utf-8")
+def _asset(name: str) -> str:
+    """Return a source of a page."""
+    return resources.files(__package__).joinpath("assets", name).read_text("utf-8")
 
 
-def together(package: str, shared: Sequence[str], own: Sequence[str]) -> str:
-    """Return sources that all pages share, and behind them those of a package, as one."""
-    parts = [asset(__package__, name) for name in shared] + [asset(package, name) for name in own]
-    return "\n".join(parts)
+def _together(*names: str) -> str:
+    return "\n".join(map(_asset, names))
+
+
+def report() -> tuple[Template, str, str]:
+    """Return the shell of a report, its style and its script."""
+    style = _together(*_STYLES, "report.css")
+    return Template(_asset("report.html")), style, _together(*_SCRIPTS, *_REPORT)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAsset:
+    """A file, as it is sent."""
+
+    type: str
+    data: bytes
+
+
+@cache
+def assets() -> dict[str, ServedAsset]:
+    """Return all files that browsers ask a server for, by the name that they are asked for by."""
+    return {
+        _named(kind, data): ServedAsset(_TYPES[kind.partition(".")[2]], data)
+        for kind, data in _served()
+    }
+
+
+@cache
+def shell(*, login: bool, orders: bool = False) -> str:
+    """Return the page that all pages are made in, or the one to sign in with.
+
+    ``orders``: whether it may give any.
+    """
+    names = {kind: _named(kind, data) for kind, data in _served()}
+    script = names["login.js" if login else "app.js"]
+    return Template(_asset("login.html" if login else "shell.html")).substitute(
+        style=f"/assets/{names['app.css']}",
+        script=f"/assets/{script}",
+        orders=" data-orders" if orders else "",
+    )
+
+
+_TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
+
+
+@cache
+def _served() -> tuple[tuple[str, bytes], ...]:
+    return (
+        ("app.css", _together(*_STYLES, "web.css").encode()),
+        ("app.js", _together(*_SCRIPTS, *_LIVE).encode()),
+        ("login.js", _asset("login.js").encode()),
+    )
+
+
+def _named(kind: str, data: bytes) -> str:
+    name, _, ending = kind.partition(".")
+    return f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.{ending}"

@@ -33,12 +33,19 @@ const Conversation = (() => {
     }
     return [head, Dom.prose(passage.text, passage.tree)];
   }
-  // Returns the conversation as a list; `start` is the moment that times are counted from.
-  function render(passages, start = passages.length ? passages[0].at : 0) {
-    return el("ol", { class: "conversation" }, passages.map(passage =>
+  // Returns the conversation as a list; `start` is the moment that times are counted from. `failed`: the last turn that failed is open.
+  function render(passages, start, failed = false) {
+    const list = el("ol", { class: "conversation" }, passages.map(passage =>
       el("li", { class: "passage", "data-kind": passage.kind, "data-ok": passage.ok === undefined ? null : String(passage.ok) },
         el("span", { class: "when", title: new Date(passage.at * 1000).toISOString(), text: since(passage.at - start) }),
         el("div", { class: "what" }, body(passage), passage.cut ? el("p", { class: "soft", text: `… ${Words.count(passage.cut)} characters more in the transcript's file` }) : null))));
+    if (failed) open(list);
+    return list;
   }
-  return { render };
+  // What people look for first in a task that failed.
+  function open(list) {
+    const last = [...list.querySelectorAll('.passage[data-kind="tool"][data-ok="false"] details')].at(-1);
+    if (last) last.open = true;
+  }
+  return { render, open };
 })();
