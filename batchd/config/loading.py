@@ -108,7 +108,7 @@ class Tables:
 
     def insist(self, reader: Reader) -> None:
         """Raise ``ConfigError`` for what cannot be read."""
-        if found := [*self.problems, *(reader.unread or reader.controls)]:
+        if found := [*self.problems, *reader.unread]:
             raise ConfigError(tuple(found), self.source)
 
 

@@ -193,10 +193,9 @@ class Reader:
     #: The folder that relative paths mean.
     base: Path
     environ: Mapping[str, str]
-    #: What cannot be read.
+    #: What cannot be read, and control characters:
+    #: nothing can be asked about a path or an address that holds them.
     unread: list[Problem] = field(default_factory=list)
-    #: Control characters: nothing can be asked about a path or an address that holds them.
-    controls: list[Problem] = field(default_factory=list)
     #: What can be read, and is wrong all the same.
     wrong: list[Problem] = field(default_factory=list)
 
@@ -277,14 +276,14 @@ class Reader:
                 self.value(key, name, at)
             else:
                 why = f"the key {name!a} holds control characters"
-                self.controls.append(self.named(place, Problem("", why)))
+                self.unread.append(self.named(place, Problem("", why)))
             found[name] = self.value(hint, below, at)
         return found
 
     def _text(self, text: str, marks: Sequence[object], place: Place) -> str:
         """Return a text, a path as an absolute one."""
         if not text.isprintable():
-            self.controls.append(self.named(place, Problem("", "it holds control characters")))
+            self.unread.append(self.named(place, Problem("", "it holds control characters")))
             return text
         for mark in marks:
             if isinstance(mark, Holds) and (why := mark.problem(text)):

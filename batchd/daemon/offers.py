@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from batchd.daemon.current_config import CurrentConfig
 from batchd.errors import BatchdError
 from batchd.pauses import aside
-from batchd.records import Endpoint
 
 if TYPE_CHECKING:
     from batchd.catalog import ModelListing
@@ -24,25 +23,18 @@ _FRESH_S = 600.0
 _PATIENCE_S = 20.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a provider answered; None: it has no list, or did not answer."""
-
-    at: float
-    listing: ModelListing | None
-
-
 @dataclass(slots=True, eq=False, repr=False)
 class Offers:
     """Asks providers for their models, and keeps what they answer."""
 
     _current: CurrentConfig
-    _asked: dict[str, _Asked] = field(default_factory=dict)
+    #: By provider: when it was asked, and its list; None: it has none, or did not answer.
+    _asked: dict[str, tuple[float, ModelListing | None]] = field(default_factory=dict)
 
     def known(self, provider: str) -> bool:
         """Whether a provider was asked lately, whatever it said."""
         asked = self._asked.get(provider)
-        return asked is not None and time.monotonic() - asked.at < _FRESH_S
+        return asked is not None and time.monotonic() - asked[0] < _FRESH_S
 
     async def ask(self, provider: str) -> None:
         """Ask a provider for its list, unless that is known. Raises nothing."""
@@ -52,8 +44,21 @@ class Offers:
             endpoint = self._current.config.endpoint(provider)
         except BatchdError:
             return  # without a key there is no list
-        found = await _in_thread(endpoint)
-        self._asked[provider] = _Asked(time.monotonic(), found)
+
+        def work() -> ModelListing | None:
+            # It loads a client for HTTP, which nothing else here needs.
+            from batchd.catalog import ModelListing, ask
+
+            found = ask(endpoint)
+            return found if isinstance(found, ModelListing) else None
+
+        listing = None
+        # In a thread that the end of the daemon does not wait for: a server may hold it up for
+        # long. No thread is to be had, or no answer comes in time.
+        with contextlib.suppress(RuntimeError, TimeoutError):
+            async with asyncio.timeout(_PATIENCE_S):
+                listing = await aside(work, "models")
+        self._asked[provider] = time.monotonic(), listing
 
     def explained(self, model: str, message: str) -> str:
         """Return what a provider said of a model that it does not have,
@@ -63,31 +68,12 @@ class Offers:
 
     def _more(self, model: str) -> Iterator[str]:
         provider, _, own = model.partition("/")
-        asked = self._asked.get(provider)
-        if asked is None or asked.listing is None:
+        _, listing = self._asked.get(provider, (0.0, None))
+        if listing is None:
             return
-        listed, today = asked.listing.find(own), datetime.now(UTC).date()
+        listed, today = listing.find(own), datetime.now(UTC).date()
         if listed is not None and listed.gone(today):
             yield listed.end(today)
-        near = (f"{provider}/{name}" for name in asked.listing.nearest(own))
+        near = (f"{provider}/{name}" for name in listing.nearest(own))
         if names := [name for name in near if name != model]:  # a list of yesterday has it yet
             yield f"nearest are {', '.join(names)}"
-
-
-async def _in_thread(endpoint: Endpoint) -> ModelListing | None:
-    """Ask in a thread of its own, which the end of the daemon does not wait for:
-    a server may hold it up for long.
-    """
-
-    def work() -> ModelListing | None:
-        # It loads a client for HTTP, which nothing else here needs.
-        from batchd.catalog import ModelListing, ask
-
-        found = ask(endpoint)
-        return found if isinstance(found, ModelListing) else None
-
-    # No thread is to be had, or no answer in time.
-    with contextlib.suppress(RuntimeError, TimeoutError):
-        async with asyncio.timeout(_PATIENCE_S):
-            return await aside(work, "models")
-    return None
