@@ -207,9 +207,8 @@ class Traces(Listener):
                 said = _answered(event, price, content=self._content)
                 self._end_call(active, call, event.at, said)
             case CallFailed(failure=failure) if call := active.call:
-                said = {"error.type": failure.kind.value}
-                if failure.http_status is not None:
-                    said["http.response.status_code"] = failure.http_status
+                status = {"http.response.status_code": failure.http_status}
+                said = {"error.type": failure.kind.value, **status}
                 self._end_call(active, call, event.at, said, failure.message)
             case Suspended() | TaskFinished():
                 self._mark(active.trace, event)
@@ -245,15 +244,9 @@ class Traces(Listener):
             "batchd.waited_s": call.waited_s,
             **said,
         }
-        self._send(
-            trace,
-            trace.child("call", call.at),
-            span_name(setup.model),
-            (call.at, max(call.at, at)),
-            attributes,
-            error,
-            kind=SpanKind.CLIENT,
-        )
+        own, times = trace.child("call", call.at), (call.at, max(call.at, at))
+        name = span_name(setup.model)
+        self._send(trace, own, name, times, attributes, error, kind=SpanKind.CLIENT)
 
     def _mark(self, trace: Trace, event: Event) -> None:
         """Make the span that an event's view has, if it has one."""
