@@ -15,6 +15,8 @@ from pathlib import Path
 import batchd
 from batchd.errors import NotPossibleError
 
+#: The endings of files that run.
+_CODE = {".py", ".sh", ".sql"}
 #: What helps where the files on the disk are not those that the daemon runs.
 RESTART = "restart the daemon; what waits goes on then"
 
@@ -60,7 +62,7 @@ def content() -> str:
     """
     package = Path(batchd.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(path for path in package.rglob("*") if path.suffix in _CODE):
         inside = path.read_bytes()
         digest.update(f"{path.relative_to(package)} {len(inside)}\n".encode() + inside)
     return digest.hexdigest()
@@ -76,6 +78,6 @@ def _files(folder: Path | os.DirEntry[str]) -> Iterator[str]:
         for entry in entries:
             if entry.is_dir():
                 yield from _files(entry)
-            elif entry.name.endswith(".py"):
+            elif os.path.splitext(entry.name)[1] in _CODE:
                 found = entry.stat()
                 yield f"{entry.path} {found.st_size} {found.st_mtime_ns}"

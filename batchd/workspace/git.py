@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from batchd import free_room
@@ -50,33 +51,19 @@ VARIABLES = {
     "GIT_LFS_SKIP_SMUDGE": "1",
     "LC_ALL": "C",
 }
-#: Begins each script. What git starts itself for another repository sees the file alone. What
-#: programs complain of is shown, on descriptor 3, only where the script fails:
-#: what it prints is read. Their words have room before a disk is full, and some do not say that.
-_OPENING = """set -eu
-own=$(mktemp -d)
-printf '%4096s' > "$own/said"
-exec 3>&2 2<> "$own/said"
-full() {
-    stat -f -c '%a %S %d %c' . "$own" | while read -r blocks size left files; do
-        [ $((blocks * size)) -ge 65536 ] && { [ "$left" -ge 16 ] || [ "$files" = 0 ]; } || echo 'No space left on device'
-    done
-}
-trap 'code=$?; [ $code = 0 ] || { cat "$own/said"; full; } >&3; rm -rf -- "$own"' EXIT
-printf '[safe]\\n\\tdirectory = *\\n' > "$own/config"
-export GIT_CONFIG_GLOBAL="$own/config"
-"""
-#: Keeps repositories within the working tree out of the index:
-#: git would take one for a single thing, or fail.
-APART = """
-find . -mindepth 2 -name .git ! -path '*
-*' -printf '/%h/\\n' | sed 's,^/\\./,/,; s/[][*?\\\\!# ]/\\\\&/g' > "$own/apart"
-mkdir -p "$GIT_DIR/info"
-cp "$own/apart" "$GIT_DIR/info/exclude"
-"""
 _MISSING = 127
 #: Of what git says, so many characters are passed on.
 _SAID = 600
+
+
+def text(*names: str) -> str:
+    """Return scripts, one behind the other; what each does, and with what, stands in it."""
+    folder = Path(__file__).with_name("scripts")
+    return "".join((folder / f"{name}.sh").read_text("utf-8") for name in names)
+
+
+#: Begins each script.
+_OPENING = text("opening")
 
 
 def variables(settings: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:

@@ -183,10 +183,10 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
                  "        import shutil\n        return shutil.rmtree(f'/proc/self/fd/{self._top}/')\n        waiting = []"),),
     # --- repositories
     "read-only base": (("sandbox/launch.py", '"--ro-bind-fd", numbered(folders.base)', '"--bind-fd", numbered(folders.base)'),),
-    "git of our own": (("workspace/patches.py", 'export GIT_DIR="$own/git"', 'export GIT_DIR="$PWD/.git"'),),
+    "git of our own": (("workspace/scripts/changed.sh", 'export GIT_DIR="$own/git"', 'export GIT_DIR="$PWD/.git"'),),
     "fetched inside": (("workspace/fetching.py", "if job.fetch and job.origin.remote:", "if job.fetch:"),),
     "no hooks": (("workspace/git.py", '    "core.hooksPath": "/dev/null",\n', ""),),
-    "no filters": (("workspace/applying.py", 'objects" GIT_DIR="$own/git"', 'objects" GIT_DIR="$PWD/$store"'),),
+    "no filters": (("workspace/scripts/apply.sh", 'objects" GIT_DIR="$own/git"', 'objects" GIT_DIR="$PWD/$store"'),),
     # --- the network, host by host
     "list": (("sandbox/network/destinations.py", "if host.holds(text, port)]\n        if not held", "]\n        if not held"),),
     "private": (("sandbox/network/destinations.py", "why = policy.forbidden(address, private=private)", "return ''"),),

@@ -58,7 +58,8 @@ def weakened(layer: str, copy: Path) -> None:
     for edit in edits(layer):
         path = copy / "batchd" / edit[0]
         text = changed(path.read_text(), edit)
-        compile(text, str(path), "exec")
+        if path.suffix == ".py":
+            compile(text, str(path), "exec")
         path.write_text(text)
     for path in (copy, *copy.rglob("*")):
         path.chmod(0o755)
