@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +28,11 @@ from batchd.errors import (
     UsageError,
 )
 from batchd.store.queries import StoreReader
+from batchd.store.rows import BatchRow
 from batchd.web import batch_page, made, page_data, page_updates, pages
 from batchd.web.batch_page import Compared
 from batchd.web.orders import Ordering
-from batchd.web.page_updates import EventStream, EventStreams
+from batchd.web.page_updates import EventStreams
 from batchd.web.shield import SESSION_S, RequestShield, TokenCheck, cookie_name, refused, session
 from batchd.web.store_queries import StoreQueries, StoreWatch
 
@@ -170,9 +171,7 @@ class _Handlers:
 
     async def report(self, request: Request) -> Response:
         """Return the report of a batch, as it lies in its folder."""
-        row = await self._sources.queries.ask(
-            lambda reader: reader.batch(request.path_params["batch"])
-        )
+        row = await self._row(request)
         data = await run_in_threadpool(made.page, Path(row.batch.folder), row.batch.name)
         if data is None:
             raise HTTPException(404, "there is no report in the folder of this batch")
@@ -180,14 +179,16 @@ class _Handlers:
 
     async def results(self, request: Request) -> Response:
         """Return the results of a batch, a line each, to be saved."""
-        row = await self._sources.queries.ask(
-            lambda reader: reader.batch(request.path_params["batch"])
-        )
+        row = await self._row(request)
         data = await run_in_threadpool(made.results, Path(row.batch.folder))
         if data is None:
             raise HTTPException(404, "there is no results.jsonl in the folder of this batch")
         headers = _saved(f"{row.batch.name}.results.jsonl")
         return StreamingResponse(data, media_type="application/x-ndjson", headers=headers)
+
+    async def _row(self, request: Request) -> BatchRow:
+        name = request.path_params["batch"]
+        return await self._sources.queries.ask(lambda reader: reader.batch(name))
 
     # What fills them
 
@@ -200,15 +201,15 @@ class _Handlers:
         """Return batches, newest first, so many of them."""
         page_no = page_updates.number(request, "page")
         limit = (page_no + 1) * _PAGE_OF_BATCHES + 1
-        queries = self._sources.queries
+        excerpts = self._sources.queries.excerpts
 
         def listed(reader: StoreReader) -> dict[str, Any]:
             rows = reader.batches(limit=limit)
             shown = rows[page_no * _PAGE_OF_BATCHES : limit - 1]
-            batches = [page_data.batch(row, queries.excerpts.line(reader, row)) for row in shown]
+            batches = [page_data.batch(row, excerpts.line(reader, row)) for row in shown]
             return {"batches": batches, "more": len(rows) == limit}
 
-        return _json(await queries.ask(listed))
+        return await self._asked(listed)
 
     async def batch(self, request: Request) -> Response:
         """Return a batch, and some of its tasks."""
@@ -220,39 +221,29 @@ class _Handlers:
     async def whole(self, request: Request) -> Response:
         """Return what a report on a batch holds, but what its tasks said and did in full."""
         name, compare = request.path_params["batch"], self._sources.compare
-        return _json(
-            await self._sources.queries.ask(
-                lambda reader: batch_page.whole(reader, [reader.batch(name)], compare=compare)
-            )
+        return await self._asked(
+            lambda reader: batch_page.whole(reader, [reader.batch(name)], compare=compare)
         )
 
     async def task(self, request: Request) -> Response:
         """Return a task, its conversation apart."""
         sight, ref = await self._sources.watch.once(), page_updates.ref(request)
-        return _json(
-            await self._sources.queries.ask(lambda reader: page_updates.facts(reader, ref, sight))
-        )
+        return await self._asked(lambda reader: page_updates.facts(reader, ref, sight))
 
     async def conversation(self, request: Request) -> Response:
         """Return the part of a conversation that came before event ``before``."""
         ref, before = page_updates.ref(request), page_updates.number(request, "before")
-        return _json(
-            await self._sources.queries.ask(
-                lambda reader: page_updates.earlier(reader, ref, before)
-            )
-        )
+        return await self._asked(lambda reader: page_updates.earlier(reader, ref, before))
 
     async def made(self, request: Request) -> Response:
         """Return what a task has made: its patch, and its files."""
         ref = page_updates.ref(request)
-        return _json(await self._sources.queries.ask(lambda reader: made.listed(reader, ref)))
+        return await self._asked(lambda reader: made.listed(reader, ref))
 
     async def preview(self, request: Request) -> Response:
         """Return what there is to see of a file that a task has made."""
         ref, path = page_updates.ref(request), request.query_params.get("path", "")
-        return _json(
-            await self._sources.queries.ask(lambda reader: made.preview(reader, ref, path))
-        )
+        return await self._asked(lambda reader: made.preview(reader, ref, path))
 
     async def file(self, request: Request) -> Response:
         """Return a file that a task has made, to be saved: a browser is to run none of it."""
@@ -266,36 +257,37 @@ class _Handlers:
         by, days = request.query_params.get("by", "day"), page_updates.number(request, "days")
         if by not in page_data.SPLITS:
             raise UsageError(f"by is one of {', '.join(page_data.SPLITS)}")
-        queries = self._sources.queries
-        return _json(
-            await queries.ask(lambda reader: page_data.cost(reader, by, days, queries.excerpts))
-        )
+        excerpts = self._sources.queries.excerpts
+        return await self._asked(lambda reader: page_data.cost(reader, by, days, excerpts))
+
+    async def _asked(self, question: Callable[[StoreReader], object]) -> Response:
+        return _json(await self._sources.queries.ask(question))
 
     # What keeps them up to date
 
-    async def live_overview(self, _request: Request) -> EventStream | Response:
+    async def live_overview(self, request: Request) -> Response:
         """Send how things stand, from now on."""
         sources = self._sources
-        return sources.streams.answer(
-            page_updates.updates(sources.watch, page_updates.overview(sources.queries))
-        )
+        view = page_updates.overview(sources.queries)
+        return sources.streams.answer(request, page_updates.updates(sources.watch, view))
 
-    async def live_batch(self, request: Request) -> EventStream | Response:
+    async def live_batch(self, request: Request) -> Response:
         """Send what a batch does, from now on."""
         sources = self._sources
         view = page_updates.batch(
             sources.queries, request.path_params["batch"], page_updates.task_filter(request)
         )
         await sources.queries.ask(page_updates.known(request.path_params["batch"]))
-        return sources.streams.answer(page_updates.updates(sources.watch, view))
+        return sources.streams.answer(request, page_updates.updates(sources.watch, view))
 
-    async def live_task(self, request: Request) -> EventStream | Response:
+    async def live_task(self, request: Request) -> Response:
         """Send what a task does, from now on; a browser that comes back says what it has."""
         sources, ref = self._sources, page_updates.ref(request)
         await sources.queries.ask(page_updates.known(ref.batch, ref.task))
         known = request.headers.get("last-event-id") or request.query_params.get("from", "")
         start = int(known) if known.isascii() and known.isdigit() and len(known) < 10 else None
-        return sources.streams.answer(page_updates.task(sources.queries, sources.watch, ref, start))
+        events = page_updates.task(sources.queries, sources.watch, ref, start)
+        return sources.streams.answer(request, events)
 
 
 def _saved(name: str) -> dict[str, str]:

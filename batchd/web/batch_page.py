@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import heapq
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import quote
@@ -28,6 +26,7 @@ from batchd.store.queries import StoreReader, prompts_of_batch
 from batchd.store.rows import BatchRow, SpendRow
 from batchd.web import page_data
 from batchd.web.gathering import RESULTS, Gathered, TaskRecord
+from batchd.web.store_queries import excerpt
 
 if TYPE_CHECKING:
     from batchd.config import Config
@@ -49,8 +48,7 @@ def compared(config: Config) -> Compared:
 #: Embeds a task, and returns where: the first character, and how many.
 Embed: TypeAlias = Callable[[TaskRecord], tuple[int, int]]
 
-#: Characters of a prompt, and of a message, in the table of all tasks.
-_EXCERPT = 140
+#: Characters of a message in the table of all tasks.
 _MESSAGE = 300
 #: Files of one task that run code.
 _FILES = 20
@@ -85,6 +83,7 @@ def whole(
     total = _share("total", spend)
     lanes, bars = lanes_of((p, s) for p, s in found.spans if not s.parked)
     ends = [row.finished_at or now for row in batches]
+    reasons = {line["reason"] for line in found.lines if line["reason"]}
     return {
         "version": __version__,
         "title": names[0] if len(names) == 1 else f"{len(names):,} batches",
@@ -100,10 +99,10 @@ def whole(
         # A task with several tags is counted under each.
         "tags": _shares(tagged, lambda row: row.tag or ""),
         "purposes": _shares(spend, lambda row: row.purpose),
-        "nodes": _nodes(found.lines),
         "elsewhere": _elsewhere(compare, spend) if total["calls"] else [],
         **_side_by_side(names, found),
-        "setbacks": _setbacks(found.lines),
+        # What the reasons of tasks that did not complete mean, and how to go on.
+        "advice": {r: _ADVICE[Reason(r)] for r in sorted(reasons) if r in _ADVICE},
         "cautions": sorted(found.cautions, key=lambda caution: caution["task"]),
         # Orders that lead on.
         "orders": [retry(row.batch.name) for row in batches if row.completed < row.finished],
@@ -137,7 +136,7 @@ class _Tasks:
             self.spans += [(place, span) for span in spans_of(task, now)]
             self.cautions += _caution(place, task)
             prompt = task.result.first_prompt if task.result else prompts[number](row.ref.task)
-            line = page_data.task(row, row.message[:_MESSAGE], None, _excerpt(prompt))
+            line = page_data.task(row, row.message[:_MESSAGE], None, excerpt(prompt))
             self.lines[place] = line | _more(task, number, beside) | {"block": embed(task)}
             if row.status.final:
                 tags = task.result.tags if task.result else ()
@@ -151,10 +150,6 @@ def _prompts_of_open(source: Gathered) -> Callable[[str], str]:
         return lambda _task: ""
     found = source.reader.read(prompts_of_batch, row.batch.name)
     return lambda task: found.get(task, "")
-
-
-def _excerpt(prompt: str) -> str:
-    return " ".join(prompt[: 4 * _EXCERPT].split())[:_EXCERPT]
 
 
 def _more(task: TaskRecord, folder: int, beside: bool) -> dict[str, Any]:
@@ -227,8 +222,7 @@ class Bar(NamedTuple):
     end: float
 
 
-@dataclass(frozen=True, slots=True)
-class TimelineSpan:
+class TimelineSpan(NamedTuple):
     """A stretch of a task's life, in seconds since the epoch."""
 
     start: float
@@ -295,7 +289,7 @@ _ADVICE: Mapping[Reason, str] = {
     " clearer, or raise limits.max_iterations.",
     Reason.MAX_CALLS: "They were still at work at their last call. Raise limits.max_calls, or make the tasks smaller.",
     Reason.TOKENS: "They used up their tokens. Raise limits.max_tokens, or make the tasks smaller.",
-    Reason.BUDGET: "What was left of the money was too little for the next call at its dearest. Raise limits.max_cost_usd, or"
+    Reason.BUDGET: "What was left of the money was too little for the next call at its highest price. Raise limits.max_cost_usd, or"
     " the batch's budget_usd; or lower limits.max_output_tokens.",
     Reason.WALL_CLOCK: "They were still at work when their time was over. Raise limits.timeout_s.",
     Reason.AUTH: "The provider refused the key. Set a valid one, let `batchd check` confirm it, then retry.",
@@ -325,53 +319,6 @@ def retry(batch: str) -> str:
     return f"batchd retry {batch} --failed"
 
 
-#: Different messages that are shown of one reason; the rest is counted with the last.
-_MOST_CAUSES = 8
-#: What is cancelled is mostly a consequence of the rest.
-_WEIGHTS = {"error": 0, "timeout": 1}
-_NUMBER = re.compile(r"\d+")
-
-
-def _setbacks(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Group what did not complete by its reason: errors first,
-    then the largest group; within it, by its words.
-    """
-    groups: dict[tuple[str, str], list[int]] = {}
-    for place, line in enumerate(lines):
-        if line["reason"] and line["status"].final:
-            groups.setdefault((line["status"], line["reason"]), []).append(place)
-
-    def weight(group: tuple[tuple[str, str], Sequence[int]]) -> tuple[int, int, str]:
-        (status, reason), places = group
-        return _WEIGHTS.get(status, 2), -len(places), reason
-
-    return [
-        {
-            "status": status,
-            "reason": reason,
-            "count": len(places),
-            # What it means and how to go on, for people.
-            "advice": _ADVICE[Reason(reason)] if reason in _ADVICE else "",
-            "causes": _causes(lines, places),
-        }
-        for (status, reason), places in sorted(groups.items(), key=weight)
-    ]
-
-
-def _causes(lines: Sequence[Mapping[str, Any]], places: Sequence[int]) -> list[dict[str, Any]]:
-    """Group tasks that report the same thing in the same words, numbers apart."""
-    alike: dict[str, list[int]] = {}
-    for place in places:
-        alike.setdefault(_NUMBER.sub("#", lines[place]["why"]), []).append(place)
-    found = sorted(alike.values(), key=lambda group: (-len(group), group[0]))
-    shown, rest = found[:_MOST_CAUSES], found[_MOST_CAUSES:]
-    causes = [{"message": lines[group[0]]["why"], "tasks": group} for group in shown]
-    if rest:
-        others = sorted(place for group in rest for place in group)
-        causes.append({"message": "other messages", "tasks": others})
-    return causes
-
-
 def _share(name: str, rows: Sequence[SpendRow]) -> dict[str, Any]:
     return page_data.spent(SpendRow(tally=sum((row.tally for row in rows), Tally())), name)
 
@@ -397,30 +344,6 @@ def _elsewhere(prices: Compared, rows: Sequence[SpendRow]) -> list[dict[str, Any
         for name, price in prices
     ]
     return sorted(found, key=lambda e: (e["usd"] is None, e["usd"] or 0.0, e["name"]))
-
-
-def _nodes(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what each machine did, by the tasks whose last attempt it had: the slowest for a task
-    first; nothing where all ran on the daemon's.
-    """
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for line in lines:
-        if line["run_s"] is not None:
-            groups.setdefault(line["node"], []).append(line)
-    if not any(groups):
-        return []
-    found = [
-        {
-            "name": name,
-            "tasks": len(group),
-            "run_s": sum(line["run_s"] for line in group),
-            "tool_s": sum(line["tool_s"] for line in group),
-            "usd": sum(line["usd"] or 0.0 for line in group),
-            "unpriced": sum(line["usd"] is None for line in group),
-        }
-        for name, group in groups.items()
-    ]
-    return sorted(found, key=lambda node: (-node["run_s"] / node["tasks"], node["name"]))
 
 
 #: Rows of a grid.

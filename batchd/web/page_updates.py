@@ -14,8 +14,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from batchd.control.status import RunningTask
 from batchd.errors import BatchdError, StoreError, UsageError
@@ -37,6 +36,7 @@ _RETRY_MS = 2000
 #: Something is sent that often, so that who is gone is noticed,
 #: and no proxy on the way hangs up (seconds).
 _HEARTBEAT_S = 15.0
+_EVENTS = "text/event-stream"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,81 +61,52 @@ class EventStreams:
     """
 
     def __init__(self) -> None:
-        self._open: set[asyncio.Future[None]] = set()
+        self._open = 0
+        self._closing = asyncio.Event()
 
-    def answer(self, events: AsyncIterator[ServerEvent]) -> EventStream | Response:
+    def answer(self, request: Request, events: AsyncIterator[ServerEvent]) -> Response:
         """Return the answer to who wants to listen."""
-        if len(self._open) >= MAX_LISTENERS:
+        if request.method == "HEAD":
+            return Response(media_type=_EVENTS)
+        if self._open >= MAX_LISTENERS:
             why = f"{MAX_LISTENERS} browsers listen already; close some"
             return JSONResponse({"error": why}, 503, {"Retry-After": "10"})
-        return EventStream(events, self._open)
+        # For proxies that would collect it.
+        headers = {"X-Accel-Buffering": "no"}
+        return StreamingResponse(self._sent(events), headers=headers, media_type=_EVENTS)
 
     def close(self) -> None:
         """Hang up."""
-        for each in [*self._open]:
-            each.cancel()
+        self._closing.set()
 
-
-class EventStream:
-    """The answer to one who listens: an ASGI application."""
-
-    def __init__(
-        self, events: AsyncIterator[ServerEvent], known: set[asyncio.Future[None]]
-    ) -> None:
-        self._events = events
-        self._known = known
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until one side has enough."""
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"x-accel-buffering", b"no"),  # for proxies that would collect it
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        if scope["method"] != "HEAD":
-            feeding = asyncio.ensure_future(self._feed(send))
-            leaving = asyncio.ensure_future(_gone(receive))
-            self._known.add(feeding)
-            try:
-                await asyncio.wait({feeding, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for each in (feeding, leaving):
-                    each.cancel()
-                await asyncio.wait({feeding, leaving})
-                self._known.discard(feeding)
-            if not feeding.cancelled() and (error := feeding.exception()):
-                raise error
-        await send({"type": "http.response.body", "body": b""})
-
-    async def _feed(self, send: Send) -> None:
-        async def give(data: bytes) -> None:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-
-        await give(f"retry: {_RETRY_MS}\n\n".encode())
+    async def _sent(self, events: AsyncIterator[ServerEvent]) -> AsyncIterator[bytes]:
+        """Yield what is sent until one side has enough."""
+        self._open += 1
+        closing: asyncio.Future[Any] = asyncio.ensure_future(self._closing.wait())
         coming: asyncio.Future[ServerEvent] | None = None
         try:
-            while True:
-                coming = coming or asyncio.ensure_future(anext(self._events))
-                done, _ = await asyncio.wait({coming}, timeout=_HEARTBEAT_S)
-                if not done:
-                    await give(b": still here\n\n")
+            yield f"retry: {_RETRY_MS}\n\n".encode()
+            while not closing.done():
+                coming = coming or asyncio.ensure_future(anext(events))
+                either: set[asyncio.Future[Any]] = {coming, closing}
+                first = asyncio.FIRST_COMPLETED
+                await asyncio.wait(either, timeout=_HEARTBEAT_S, return_when=first)
+                if not coming.done():
+                    yield b": still here\n\n"
                     continue
                 try:
                     event = coming.result()
                 except StopAsyncIteration:
                     return
                 coming = None
-                await give(event.encoded())
+                yield event.encoded()
         finally:
+            self._open -= 1
+            closing.cancel()
             if coming is not None:
                 coming.cancel()
                 with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration, Exception):
                     await coming
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 #: Tasks of a batch on one page.

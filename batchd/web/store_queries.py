@@ -29,6 +29,16 @@ _KEPT = 50_000
 _Key: TypeAlias = tuple[str, str, bool]
 
 
+def excerpt(prompt: str) -> str:
+    """Return how a prompt begins, in a line."""
+    whole = " ".join(prompt[: 4 * _MAX_EXCERPT_CHARS].split())
+    return (
+        whole
+        if len(whole) <= _MAX_EXCERPT_CHARS
+        else f"{whole[: _MAX_EXCERPT_CHARS - 2].rstrip()} …"
+    )
+
+
 class Excerpts:
     """Reads each prompt once. For several threads."""
 
@@ -43,16 +53,7 @@ class Excerpts:
         """
         key = (batch.batch.claim, task, bool(batch.pruned))
         if (found := self._known.get(key)) is None:
-            whole = " ".join(
-                _prompt(reader, batch, task or _first(reader, batch))[
-                    : 4 * _MAX_EXCERPT_CHARS
-                ].split()
-            )
-            found = (
-                whole
-                if len(whole) <= _MAX_EXCERPT_CHARS
-                else f"{whole[: _MAX_EXCERPT_CHARS - 2].rstrip()} …"
-            )
+            found = excerpt(_prompt(reader, batch, task or _first(reader, batch)))
             if len(self._known) >= _KEPT:
                 self._known.clear()
             self._known[key] = found

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pytest
 from chromium import Page, chromium
 from pages import HOSTILE
-from stored import Night
+from stored import BEGUN, Night
 
 from batchd.cli import main
 
@@ -295,6 +295,35 @@ def test_what_a_page_leaves_out_is_said(tmp_path: Path) -> None:
         assert await page.evaluate("document.querySelectorAll('#tasks tbody tr').length") == 90
 
     browse(night, read)
+
+
+def test_batches_stand_side_by_side(tmp_path: Path) -> None:
+    """A row for each task that ran in both, those that ended differently first;
+    a mark opens the task, and a telephone is wide enough.
+    """
+    first, second = Night(tmp_path, 12), Night(tmp_path, 12, name="second", begun=BEGUN + 9e4)
+    first.write()
+    second.write()
+    (tmp_path / "config.toml").write_text("")
+    batches, file = [first.name, second.name], tmp_path / "both.html"
+    asked = ["--config", str(tmp_path / "config.toml"), "report", *batches, "-o", str(file)]
+    assert main(asked) == 0
+
+    async def go() -> None:
+        async with chromium() as page:
+            await page.look(360, 780)
+            await page.open(file.as_uri())
+            heads = "[...document.querySelectorAll('.matrix thead th')].map(e => e.textContent)"
+            assert await page.evaluate(heads) == ["Task", *batches]
+            first_row = "document.querySelector('.matrix tbody th').textContent"
+            assert (await page.evaluate(first_row)).startswith("011")
+            assert await page.evaluate("document.documentElement.scrollWidth") == 360
+            await page.click(".matrix tbody button", index=1)
+            await page.until(f"{_DIALOG}.open")
+            assert await page.evaluate(f"{_DIALOG}.querySelector('h2').textContent") == "second/011"
+            assert page.errors == []
+
+    asyncio.run(go())
 
 
 def test_money_is_shown_honestly(night: Night) -> None:

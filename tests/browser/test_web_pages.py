@@ -189,7 +189,7 @@ def test_the_page_of_a_batch_has_what_its_report_has(served: Served) -> None:
         await page.until("document.querySelector('#timeline canvas')")
         ids = "[...document.querySelectorAll('.content section[id]')].map(e => e.id)"
         assert await page.evaluate(ids) == [
-            *("timeline", "setbacks", "cautions", "beside", "money", "leaders", "tasks")
+            *("timeline", "setbacks", "beside", "money", "leaders", "tasks")
         ]
         await page.until("document.querySelector('#tasks tbody a')?.textContent === '011'")
         text = await page.evaluate("document.getElementById('setbacks').textContent")

@@ -66,25 +66,38 @@ const Batch = (() => {
   function section(id, title, lead, ...inside) {
     return el("section", { id, "aria-labelledby": `${id}-title` }, el("h2", { id: `${id}-title`, text: title }), lead ? el("p", { class: "lead", text: lead }) : null, inside);
   }
-  // How the tasks of a setback ended, in words: of rounds, from the fewest to the most.
-  function ended(one, tasks) {
-    const rounds = one.causes.flatMap(cause => cause.tasks.map(i => tasks[i].rounds)), least = rounds.reduce((a, b) => Math.min(a, b)), most = rounds.reduce((a, b) => Math.max(a, b));
-    return one.reason === "max_iterations" && least < most ? `not accepted after ${least} to ${Words.counted(most, "round")}` : Words.outcome(one.status, one.reason, most);
+  // What is cancelled is mostly a consequence of the rest. Of different messages of one reason so many are shown.
+  const WEIGHTS = { error: 0, timeout: 1, cancelled: 2 }, MOST_CAUSES = 8;
+  // What did not complete by its reason, the largest group first; each by its words, numbers apart.
+  function causes(tasks) {
+    const weight = group => WEIGHTS[group[0].status], largest = (a, b) => b.length - a.length || a[0].place - b[0].place;
+    const groups = Tasks.grouped(tasks.filter(t => t.reason && t.status in WEIGHTS), t => `${t.status} ${t.reason}`);
+    return groups.sort((a, b) => weight(a) - weight(b) || largest(a, b)).map(group => {
+      const alike = Tasks.grouped(group, t => t.why.replace(/\d+/g, "#")).sort(largest), rest = alike.slice(MOST_CAUSES).flat();
+      return { group, causes: [...alike.slice(0, MOST_CAUSES).map(list => [list[0].why, list]), ...(rest.length ? [["other messages", rest]] : [])] };
+    });
   }
-  function setback(one, tasks, { link, only, name }) {
-    const causes = one.causes.map(cause => el("div", {},
-      el("p", { class: "message", text: `${cause.tasks.length > 1 && one.causes.length > 1 ? `${Words.count(cause.tasks.length)} × ` : ""}${cause.message}` }),
-      el("p", { class: "names" }, cause.tasks.slice(0, 12).map(i => link(tasks[i], name(tasks[i]))),
-        cause.tasks.length > 12 ? el("button", { class: "link", type: "button", text: `and ${Words.count(cause.tasks.length - 12)} more`, onclick: () => only([one.status], Words.reason(one.reason)) }) : null)));
-    return el("article", { class: "setback", "data-status": one.status },
-      el("div", { class: "count", text: Words.count(one.count) }),
-      el("h3", { text: ended(one, tasks) }),
-      el("p", { class: "advice" }, one.advice.split("`").map((text, i) => (i % 2 ? el("code", { text }) : text))), el("div", { class: "causes" }, causes));
+  // How the tasks of a group ended, in words: of rounds, from the fewest to the most.
+  function ended(group) {
+    const [{ status, reason }] = group, rounds = group.map(t => t.rounds), least = rounds.reduce((a, b) => Math.min(a, b)), most = rounds.reduce((a, b) => Math.max(a, b));
+    return reason === "max_iterations" && least < most ? `not accepted after ${least} to ${Words.counted(most, "round")}` : Words.outcome(status, reason, most);
+  }
+  function setback({ group, causes: list }, advice, { link, only, name }) {
+    const [{ status, reason }] = group;
+    const cause = ([message, tasks]) => el("div", {},
+      el("p", { class: "message", text: `${tasks.length > 1 && list.length > 1 ? `${Words.count(tasks.length)} × ` : ""}${message}` }),
+      el("p", { class: "names" }, tasks.slice(0, 12).map(t => link(t, name(t))),
+        tasks.length > 12 ? el("button", { class: "link", type: "button", text: `and ${Words.count(tasks.length - 12)} more`, onclick: () => only([status], Words.reason(reason)) }) : null));
+    return el("article", { class: "setback", "data-status": status },
+      el("div", { class: "count", text: Words.count(group.length) }),
+      el("h3", { text: ended(group) }),
+      el("p", { class: "advice" }, (advice[reason] || "").split("`").map((text, i) => (i % 2 ? el("code", { text }) : text))), el("div", { class: "causes" }, list.map(cause)));
   }
   function setbacks(content, tasks, ways) {
-    if (!content.setbacks.length) return null;
+    const found = causes(tasks);
+    if (!found.length) return null;
     const orders = content.orders.slice(0, 5).map(text => el("code", { class: "order", text }));
-    return section("setbacks", "What did not complete", "", el("div", { class: "setbacks" }, content.setbacks.map(one => setback(one, tasks, ways))),
+    return section("setbacks", "What did not complete", "", el("div", { class: "setbacks" }, found.map(each => setback(each, content.advice, ways))),
       orders.length ? el("p", { class: "orders" }, "Once that is fixed, to run these again:", orders) : null);
   }
   function caution(one, tasks, { link, name }) {
@@ -124,10 +137,10 @@ const Batch = (() => {
     if (content.grid) parts.push(matrix(content.grid, tasks, ways));
     return parts.length ? section("beside", "Side by side", "Of the tasks that have ended. All that a task cost, its judge included, counts for the task's own model.", el("div", { class: "stack" }, parts)) : null;
   }
-  function money(content) {
+  function money(content, tasks) {
     const { total } = content;
     if (!total.calls && !total.unsettled_calls) return null;
-    const left = el("div", { class: "stack" }, Money.shares("By model", "Model", content.models), Money.nodes(content.nodes) || "", content.tags.length ? Money.shares("By tag", "Tag", content.tags) : ""), right = el("div", { class: "stack" }, Money.shares("By purpose", "Purpose", content.purposes), Money.elsewhere(content));
+    const left = el("div", { class: "stack" }, Money.shares("By model", "Model", content.models), Money.nodes(tasks) || "", content.tags.length ? Money.shares("By tag", "Tag", content.tags) : ""), right = el("div", { class: "stack" }, Money.shares("By purpose", "Purpose", content.purposes), Money.elsewhere(content));
     const missing = Money.missing(total);
     return section("money", "Money and tokens", "", el("div", { class: "columns" }, left, right), missing.length ? el("div", { class: "notes" }, missing.map(text => el("p", { text }))) : null);
   }
@@ -138,7 +151,7 @@ const Batch = (() => {
   // What stands above the table. `ways`: link(task, text), mark(task), open(task), name(task), only(statuses, text), shows(task).
   function parts(content, tasks, ways) {
     const timeline = Timeline.create(content, tasks, ways);
-    return { timeline, nodes: [timeline && section("timeline", "Timeline", "", timeline.root), setbacks(content, tasks, ways), cautions(content, tasks, ways), sideBySide(content, tasks, ways), money(content), leaders(tasks, ways)].filter(Boolean) };
+    return { timeline, nodes: [timeline && section("timeline", "Timeline", "", timeline.root), setbacks(content, tasks, ways), cautions(content, tasks, ways), sideBySide(content, tasks, ways), money(content, tasks), leaders(tasks, ways)].filter(Boolean) };
   }
   return { read, query, tasksOf, headline, outcome, figures, figure, section, parts, STATUSES };
 })();

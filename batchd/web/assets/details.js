@@ -56,7 +56,7 @@ const Details = (() => {
     return el("div", { class: "body" },
       message ? el("p", { class: "box said", "data-tone": t.status, text: message + http }) : null,
       facts(t, full),
-      prompt ? part("Prompt", Dom.prose(known ? prompt : `${prompt} …`, known && full.prompt_tree), known && full.prompt_cut ? el("p", { class: "soft", text: `… ${Words.counted(full.prompt_cut, "character")} more in its result` }) : null) : null,
+      prompt ? part("Prompt", Dom.prose(known ? prompt : prompt.endsWith(" …") ? prompt : `${prompt} …`, known && full.prompt_tree), known && full.prompt_cut ? el("p", { class: "soft", text: `… ${Words.counted(full.prompt_cut, "character")} more in its result` }) : null) : null,
       full ? null : el("p", { class: "soft", text: `This page has only the beginning of the prompt: ${t.id}.json has the rest, and the answer.` }),
       known ? [...Made.ended("h3", full), ...Made.changed("h3", full.patch && full.patch.text ? { ...full, files: [], deleted: [], more: 0 } : full, list => files(t, list))] : [],
       transcript(t, full));

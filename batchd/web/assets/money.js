@@ -23,11 +23,14 @@ const Money = (() => {
     }));
     return el("div", {}, el("h3", { text: title }), bars(title, [what, "Calls", "Tokens", "Cost", ...(open ? ["Uncertain"] : [])], rows));
   }
-  function nodes(list) {
-    if (!list.length) return null;
-    const rows = list.map(n => ({
-      name: n.name || "the daemon's machine", bar: [["tool", n.tool_s / n.tasks], ["other", Math.max(0, n.run_s - n.tool_s) / n.tasks]],
-      cells: [Words.count(n.tasks), Words.duration(n.run_s / n.tasks), `${n.unpriced ? "> " : ""}${Words.money(n.usd)}`],
+  // What each machine did, by the tasks whose last attempt it had: the slowest for a task first; nothing where all ran on the daemon's.
+  function nodes(tasks) {
+    const groups = Tasks.grouped(tasks.filter(t => t.run_s !== null), t => t.node), sum = (list, value) => list.reduce((total, t) => total + value(t), 0);
+    if (!groups.some(([first]) => first.node)) return null;
+    const found = groups.map(list => ({ list, run: sum(list, t => t.run_s) / list.length, tool: sum(list, t => t.tool_s) / list.length })).sort((a, b) => b.run - a.run);
+    const rows = found.map(({ list, run, tool }) => ({
+      name: list[0].node || "the daemon's machine", bar: [["tool", tool], ["other", Math.max(0, run - tool)]],
+      cells: [Words.count(list.length), Words.duration(run), `${list.some(t => t.usd === null) ? "> " : ""}${Words.money(sum(list, t => t.usd || 0))}`],
     }));
     return el("div", {}, el("h3", { text: "By node" }), bars("By node", ["Node", "Tasks", "A task", "Cost"], rows));
   }

@@ -97,5 +97,14 @@ const Tasks = (() => {
       return found.sort((a, b) => order(a, b) || a.place - b.place);
     };
   }
-  return { create, finder, doing, PAGE };
+  // Lists of what has the same key, in the order in which keys come.
+  function grouped(all, key) {
+    const found = new Map();
+    for (const each of all) {
+      const name = key(each);
+      if (found.has(name)) found.get(name).push(each); else found.set(name, [each]);
+    }
+    return [...found.values()];
+  }
+  return { create, finder, doing, grouped, PAGE };
 })();
