@@ -138,17 +138,17 @@ def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
     }
     if whole:
         facts |= {
-            "calls": _range(whole.calls, _number),
-            "tokens": _range(whole.tokens, _number),
-            "cost": _range(whole.cost, money),
+            "calls": _span(whole.calls, _number, mean=True),
+            "tokens": _span(whole.tokens, _number, mean=True),
+            "cost": _span(whole.cost, money, mean=True),
         }
     if now:
         said = f"{money(now.first_requests.cost)} for first requests"
-        said = _range(now.in_all.cost, money) if now.in_all else said
+        said = _span(now.in_all.cost, money, mean=True) if now.in_all else said
         facts["cost now"] = f"{said}, were all calls made at this hour; else as at the dearest"
     if found.wall_s:
         slots = counted(found.slots, "slot")
-        took = _range(found.wall_s, duration)
+        took = _span(found.wall_s, duration, mean=True)
         facts["wall-clock"] = f"{took}, roughly: {slots}, and nothing else at work"
     most = total.at_most
     unlimited = "what days allow" if budgets.day_usd else "money without a limit"
@@ -198,18 +198,13 @@ def _row(name: str, part: EstimatePart) -> tuple[str, ...]:
     return (name, f"{part.tasks:,}", *(_span(found, shown) for found, shown in spans))
 
 
-def _span(found: Spread | None, shown: Callable[[float], str]) -> str:
+def _span(found: Spread | None, shown: Callable[[float], str], *, mean: bool = False) -> str:
     if found is None:
         return "unknown"
     low, high = shown(found.low), shown(found.high)
-    return low if low == high else f"{low} - {high}"
-
-
-def _range(found: Spread | None, shown: Callable[[float], str]) -> str:
-    if found is None:
-        return "unknown"
-    low, mean, high = map(shown, (found.low, found.mean, found.high))
-    return low if low == high else f"{mean} ({low} to {high})"
+    if low == high:
+        return low
+    return f"{shown(found.mean)} ({low} to {high})" if mean else f"{low} - {high}"
 
 
 def _number(value: float) -> str:

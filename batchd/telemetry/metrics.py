@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, get_args
 
@@ -131,8 +131,8 @@ class _Active:
     setup: ModelSetup | None = None
 
 
-class Metrics(Listener):
-    """Counts."""
+class Metrics(Listener, Collector):
+    """Counts what the daemon reports, and collects gauges from how it stands."""
 
     def __init__(self, config: MetricsSection) -> None:
         self._config = config
@@ -141,6 +141,7 @@ class Metrics(Listener):
         self._models: set[str] = set()
         #: Those whose figures have begun: provider, model, purpose.
         self._begun: set[tuple[str, ...]] = set()
+        self._line: LoopLink | None = None
         self._server: MetricsServer | None = None
         # Of no use to Prometheus, and half as many lines again.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -165,14 +166,24 @@ class Metrics(Listener):
 
     def opened(self, desk: StatusDesk, _store: Store) -> None:
         """Begin to serve."""
-        line = LoopLink(desk, Action.METRICS_TROUBLE)
-        self.registry.register(StandingCollector(line.standing))
-        self._server = MetricsServer(self._config.address, self._config.hosts, self.registry, line)
+        self._line = line = LoopLink(desk, Action.METRICS_TROUBLE)
+        self.registry.register(self)
+        address, hosts = self._config.address, self._config.hosts
+        self._server = MetricsServer(address, hosts, self.registry, line)
 
     async def close(self) -> None:
         """End the server."""
         if self._server is not None:
             await asyncio.to_thread(self._server.close)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield gauges, all of one moment; none where the daemon does not answer."""
+        if self._line and (now := self._line.standing()):
+            for name, meaning, labels, samples in _gauges(now):
+                gauge = GaugeMetricFamily(f"batchd_{name}", meaning, labels=labels)
+                for values, value in samples:
+                    gauge.add_metric(values, value)
+                yield gauge
 
     def _add(self, name: str, *labels: str, by: float = 1) -> None:
         counter = self._counters[name]
@@ -281,22 +292,6 @@ class Metrics(Listener):
         self._add("reasoning_tokens", *call, by=usage.reasoning_tokens)
         self._add("unpriced_calls", *call, by=cost is None)
         self._add("cost_usd", *call, by=cost.total if cost else 0.0)
-
-
-class StandingCollector(Collector):
-    """Gauges, from how the daemon stands; none where it does not answer."""
-
-    def __init__(self, ask: Callable[[], DaemonStatus | None]) -> None:
-        self._ask = ask
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield them, all of one moment."""
-        if now := self._ask():
-            for name, meaning, labels, samples in _gauges(now):
-                gauge = GaugeMetricFamily(f"batchd_{name}", meaning, labels=labels)
-                for values, value in samples:
-                    gauge.add_metric(values, value)
-                yield gauge
 
 
 def _gauges(now: DaemonStatus) -> Iterator[_Gauge]:
