@@ -119,7 +119,9 @@ def _serve_runs(settings: config.Config) -> None:
     )
     governor = replace(settings.governor, max_parked_s=0.0)
     settings = replace(settings, pool=pool, governor=governor)
-    run_daemon(Daemon(settings, watch=False, errands=True, finishers=[ReportMaker()]).run_errands())
+    run_daemon(
+        Daemon(settings, watch=False, only_errands=True, finishers=[ReportMaker()]).run_errands()
+    )
 
 
 def _greeting(settings: config.Config) -> Iterator[str]:

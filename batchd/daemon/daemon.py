@@ -8,7 +8,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence, Set as AbstractSet
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -67,50 +67,40 @@ from batchd.store.rows import StoredWork
 _DAY_S = 86400.0
 
 
+@dataclass(eq=False, repr=False)
 class Daemon:
     """Everything between inbox and outbox. Use it as a context, or call ``run``."""
 
-    def __init__(
-        self,
-        config: Config,
-        *,
-        listeners: Sequence[Listener] = (),
-        finishers: Sequence[Finisher] = (),
-        watch: bool = True,
-        work: bool = True,
-        drop_packs: bool = False,
-        errands: bool = False,
-        reload: Callable[[], Config] | None = None,
-        look: HostCheck | None = None,
-        agent: str = "batchd.agent:run",
-    ) -> None:
-        """``watch``: claim what lies in the inbox. ``reload``: what SIGHUP reads the configuration
-        with. ``look``: what ``check`` looks with.
+    config: Config
+    _: KW_ONLY
+    listeners: Sequence[Listener] = ()
+    finishers: Sequence[Finisher] = ()
+    #: Claim what lies in the inbox.
+    watch: bool = True
+    #: Run tasks, and answer on the control socket; without it there is only ``command``.
+    work: bool = True
+    #: Whether what 0.2.0 left of directories elsewhere may go.
+    drop_packs: bool = False
+    #: Work on what is handed over by ``submit`` on the socket, and on nothing else.
+    only_errands: bool = False
+    #: What SIGHUP reads the configuration with.
+    reload: Callable[[], Config] | None = None
+    #: What ``check`` looks with.
+    look: HostCheck | None = None
+    #: What works on a task, ``module:function``.
+    agent: str = "batchd.agent:run"
+    #: The trouble that keeps what a ``command`` brought about from the outbox;
+    #: the next daemon writes it.
+    left: tuple[OpenTrouble, ...] = field(default=(), init=False)
+    #: What holds commands to their limits together.
+    _limits: str = field(default="", init=False)
 
-        ``work``: run tasks, and answer on the control socket; without it there is only ``command``.
-        ``drop_packs``: whether what 0.2.0 left of directories elsewhere may go.
-        ``errands``: work on what is handed over by ``submit`` on the socket, and on nothing else.
-        ``agent``: what works on a task, ``module:function``.
-        """
-        self._config = config
-        self._listeners = [*listeners]
-        self._finishers = finishers
-        self._watch = watch
-        self._work = work
-        self._drop_packs = drop_packs
-        self._errands = errands
-        self._reload = reload
-        self._look = look
-        self._agent = agent
+    def __post_init__(self) -> None:
+        self._listeners = [*self.listeners]
         self._systemd = SystemdNotifier()
-        #: What holds commands to their limits together.
-        self._limits = ""
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._hangup = asyncio.Event()
-        #: The trouble that keeps what a ``command`` brought about from the outbox;
-        #: the next daemon writes it.
-        self.left: tuple[OpenTrouble, ...] = ()
 
     # Ways to run it
 
@@ -162,7 +152,7 @@ class Daemon:
 
     async def _open(self, undo: contextlib.AsyncExitStack) -> None:
         threads.start()
-        config, state = self._config, Path(self._config.paths.state)
+        config, state = self.config, Path(self.config.paths.state)
         safety.refuse_seen(config)
         safety.insist(config)
         after_crash = lock.left_behind(state)
@@ -170,8 +160,8 @@ class Daemon:
         undo.callback(lock.release, held)
         home.enter_home(state)
         undo.callback(claims.keep_mark, state, claims.mark(state))
-        if self._work:
-            former_packs.insist(state, drop=self._drop_packs)
+        if self.work:
+            former_packs.insist(state, drop=self.drop_packs)
             # Refuse to start where commands cannot run.
             sandbox = Sandbox(config.sandbox_policy())
             self._limits = sandbox.limits
@@ -187,12 +177,12 @@ class Daemon:
         for each in self._listeners:
             undo.push_async_callback(each.close)
         log.hide(config.hidden())
-        for finisher in self._finishers:
+        for finisher in self.finishers:
             undo.push_async_callback(finisher.close)
         self._make(held)
         undo.push_async_callback(self.intake.parser.close)
         undo.push_async_callback(self.attempts.bases.children.close)
-        if self._work:
+        if self.work:
             for listener in self._listeners:
                 listener.opened(self.desk, self.store)
             await self._begin(undo, state, disks)
@@ -213,7 +203,7 @@ class Daemon:
 
         ``held``: the spool's lock, which workers hold too.
         """
-        config, state = self._config, Path(self._config.paths.state)
+        config, state = self.config, Path(self.config.paths.state)
         store, outboxes = self.store, self.outboxes
         self.current = current = CurrentConfig(config, Prices(config.models))
         self.lifecycle = lifecycle = Lifecycle()
@@ -229,14 +219,14 @@ class Daemon:
         self.pool = pool = Supervisor(
             self._shape(config),
             tuning.settings(config, endpoints),
-            LocalEngine(held, self._agent, state / "pool"),
+            LocalEngine(held, self.agent, state / "pool"),
         )
         self.reloader = reloader = Reloader(
-            current, governor, pool, outboxes, self._reload, self._shape
+            current, governor, pool, outboxes, self.reload, self._shape
         )
         # Batches, results, and attempts at tasks.
         self.batches = batches = OpenBatches(
-            current, lifecycle, store, outboxes, governor, self._finishers
+            current, lifecycle, store, outboxes, governor, self.finishers
         )
         self.publisher = publisher = Publisher(lifecycle, store, outboxes, batches)
         self.attempts = attempts = Attempts(
@@ -253,10 +243,10 @@ class Daemon:
         # What people ask for.
         self.reruns = Reruns(current, lifecycle, store, outboxes, batches, attempts)
         self.errands = Errands(current, lifecycle, store, batches, attempts, intake, self._take_up)
-        conditions = "" if self._watch else config.conditions()
+        conditions = "" if self.watch else config.conditions()
         self.desk = Desk(
-            *(current, lifecycle, store, governor, batches, attempts, reloader, self._look),
-            *(self._watch, conditions),
+            *(current, lifecycle, store, governor, batches, attempts, reloader, self.look),
+            *(self.watch, conditions),
         )
         self.commands = Commands(
             *(current, lifecycle, store, outboxes, batches, attempts, lot, reloader),
@@ -267,23 +257,23 @@ class Daemon:
     def _shape(self, config: Config) -> PoolShape:
         """Return how large the pool is; without processes it has no slots, so nothing starts."""
         shape = tuning.shape(config)
-        if not self._work:
+        if not self.work:
             return replace(shape, processes=0, machines=())
         # For `batchd run` alone all workers are of this machine.
         here = max(1, config.pool.processes)
-        return shape if self._watch else replace(shape, processes=here)
+        return shape if self.watch else replace(shape, processes=here)
 
     async def _begin(
         self, undo: contextlib.AsyncExitStack, state: Path, disks: AllDiskThreads
     ) -> None:
         """Take up what the last daemon left, and begin to work, to watch and to answer."""
-        config, store, troubles, pool = self._config, self.store, self.troubles, self.pool
-        inbox = Inbox(config, disks.at(config.paths.inbox)) if self._watch else None
+        config, store, troubles, pool = self.config, self.store, self.troubles, self.pool
+        inbox = Inbox(config, disks.at(config.paths.inbox)) if self.watch else None
         earlier: set[str] = set()
         if inbox is not None:
             await recovery.give_back_names(config, store)
             earlier = inbox.claimed()
-        if self._errands:
+        if self.only_errands:
             self._restore(recovery.part(store.read(lookups.restore), ""), frozenset())
         else:
             self._take_up_all(earlier)
@@ -306,7 +296,7 @@ class Daemon:
             troubles.also(Action.INBOX_TROUBLE, lambda: inbox.trouble)
             undo.push_async_callback(inbox.stop)
             self.loop.spawn(self.intake.run(inbox, earlier), endless=True)
-        if self._watch and config.pool.engine == "ray":
+        if self.watch and config.pool.engine == "ray":
             cluster = Cluster(lambda: self.current.config, pool, self._workload)
             troubles.also(Action.CLUSTER_TROUBLE, lambda: cluster.trouble)
             self.loop.spawn(cluster.run(), endless=True)
@@ -349,7 +339,7 @@ class Daemon:
             self.turns,
             self.attempts,
         ).report_stalls()
-        if self._reload is not None:
+        if self.reload is not None:
             yield self._reloads()
 
     async def _drain(self) -> None:
@@ -369,7 +359,7 @@ class Daemon:
             signal.SIGTERM: self.stop,
             signal.SIGINT: self.stop,
             # With nothing to reload it means what it says: the terminal is gone.
-            signal.SIGHUP: self._hangup.set if self._reload else self.stop,
+            signal.SIGHUP: self._hangup.set if self.reload else self.stop,
         }
         loop = asyncio.get_running_loop()
         for signum, handler in handlers.items():
@@ -392,7 +382,7 @@ class Daemon:
         self._restore(restored, claimed)
         queued = [task.ref for task in restored.queued]
         self.scratch.sweep(queued)
-        former_packs.forget(Path(self._config.paths.state), queued)
+        former_packs.forget(Path(self.config.paths.state), queued)
         gc.freeze()
         gc.enable()
 

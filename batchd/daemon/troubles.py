@@ -83,21 +83,16 @@ class _Open:
         return msgspec.structs.replace(self.trouble, batches=tuple(sorted(self.batches())[:_NAMED]))
 
 
+@dataclass(eq=False, repr=False)
 class TroubleLog:
     """The open troubles, and what of each was logged."""
 
-    def __init__(
-        self,
-        log: Any,
-        clock: Callable[[], float] = time.monotonic,
-        ended: Callable[[], None] = lambda: None,
-    ) -> None:
-        """``ended``: called when a trouble is over, for somebody may have waited for that."""
-        self._log = log
-        self._clock = clock
-        self._ended = ended
-        self._known: dict[_Key, _Open] = {}
-        self._others: list[tuple[Action, Ask]] = []
+    _log: Any
+    _clock: Callable[[], float] = time.monotonic
+    #: Called when a trouble is over, for somebody may have waited for that.
+    ended: Callable[[], None] = lambda: None
+    _known: dict[_Key, _Open] = field(default_factory=dict)
+    _others: list[tuple[Action, Ask]] = field(default_factory=list)
 
     @property
     def open(self) -> tuple[OpenTrouble, ...]:
@@ -163,7 +158,7 @@ class TroubleLog:
             since = round(self._clock() - known.begun, 1)
             message = f"it works again, after: {error}"
             self._log.warning(key[0], message=message, times=known.times, for_s=since)
-        self._ended()
+        self.ended()
 
 
 class Tries:

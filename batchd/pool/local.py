@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing import reduction
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -29,17 +30,16 @@ _LEAVE_S = 10.0
 _UNKNOWN = 255
 
 
+@dataclass(frozen=True, slots=True)
 class LocalEngine:
     """The engine of this machine: forks workers from a server that has loaded what they need."""
 
-    def __init__(self, lock: int, agent: str, folder: Path) -> None:
-        """``lock``: a descriptor of the spool's lock.
-
-        ``agent``: what works on a task. ``folder``: for sockets.
-        """
-        self._lock = lock
-        self._agent = agent
-        self._folder = folder
+    #: A descriptor of the spool's lock.
+    _lock: int
+    #: What works on a task.
+    _agent: str
+    #: For sockets.
+    _folder: Path
 
     def prepare(self) -> None:
         """Settle where the fork server's sockets lie."""

@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -298,14 +299,9 @@ class Worker:
         own = (secret.value for secret in run.task.secrets.values())
         masker = Masker(self._settings.secrets(), known=own)
         self.client.know(run.refused)
+        away = self._lease is not None
         host = WorkerAgentServices(
-            run,
-            masker,
-            client=self.client,
-            sandbox=self.sandbox,
-            channel=self.channel,
-            show=self.report,
-            away=self._lease is not None,
+            *(run, masker, self.client, self.sandbox, self.channel, self.report, away)
         )
         self._hosts[run.ref] = host
         if self._leaving:  # it was on its way when this worker said so
@@ -357,36 +353,26 @@ class Worker:
         return wire.Done(ref, attempt, "published")
 
 
+@dataclass(eq=False, repr=False)
 class WorkerAgentServices:
     """The services of one agent: its ``agent.AgentServices``."""
 
-    def __init__(
-        self,
-        run: wire.Run,
-        masker: Masker,
-        *,
-        client: ModelClient,
-        sandbox: Sandbox,
-        channel: Channel,
-        show: Callable[[wire.Progress], None],
-        away: bool = False,
-    ) -> None:
-        """``show``: takes what the task does now, for people.
+    _run: wire.Run
+    masker: Masker
+    client: ModelClient
+    sandbox: Sandbox
+    _channel: Channel
+    #: Takes what the task does now, for people.
+    _show: Callable[[wire.Progress], None]
+    #: Whether this is another machine than the daemon's, whose disks it shares.
+    away: bool = False
+    #: The answer to the one message that may be out.
+    _answer: asyncio.Future[Any] | None = field(default=None, init=False)
 
-        ``away``: this is another machine than the daemon's, whose disks it shares.
-        """
+    def __post_init__(self) -> None:
+        self.attempt = self._run.attempt
         self.stop = StopSignal()
-        self.masker = masker
-        self.attempt = run.attempt
         self._ahead = _ahead()
-        self.client = client
-        self.sandbox = sandbox
-        self._run = run
-        self._channel = channel
-        self._show = show
-        #: The answer to the one message that may be out.
-        self._answer: asyncio.Future[Any] | None = None
-        self.away = away
 
     def clock(self) -> float:
         """Return the time, in seconds since the epoch."""

@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 
 from batchd import trees
 from batchd.errors import SandboxError
@@ -23,6 +24,7 @@ _LOOK_S = 5.0
 _REST, _PAUSE_S, _LONGEST_PAUSE_S = 20, 1.0, 60.0
 
 
+@dataclass(eq=False, repr=False)
 class DiskUsage:
     """The disk usage of one task, measured now and then.
 
@@ -30,44 +32,34 @@ class DiskUsage:
     from before the first command on.
     """
 
-    def __init__(
-        self,
-        folders: TaskFolders,
-        policy: SandboxPolicy,
-        *,
-        base: int | None,
-        certain: bool = True,
-        over: str = "",
-    ) -> None:
-        """``base``: what the directory held at first, in bytes; None: that is to be measured.
+    _folders: TaskFolders
+    policy: SandboxPolicy
+    _: KW_ONLY
+    #: What the directory held at first, in bytes; None: that is to be measured.
+    base: int | None
+    #: Whether it held no more.
+    certain: bool = True
+    #: Which limit is passed, and by what; empty: none.
+    over: str = ""
+    #: What its task has on the disk by the last look (bytes).
+    used: int = field(default=0, init=False)
+    _looking: bool = field(default=False, init=False)
+    #: How often it began: a look from before that counts no more.
+    _begun: int = field(default=0, init=False)
+    #: Whether there was a command: without one, nothing lies in a new directory.
+    _used: bool = field(default=False, init=False)
 
-        ``certain``: it held no more.
-        """
-        self._folders = folders
-        self.policy = policy
-        self._base = base
-        self._certain = certain
-        self._due = time.monotonic() + (0.0 if base is None else _PAUSE_S)
-        self._looking = False
-        #: How often it began: a look from before that counts no more.
-        self._begun = 0
-        #: Whether there was a command: without one, nothing lies in a new directory.
-        self._used = False
-        #: Which limit is passed, and by what; empty: none.
-        self.over = over
-        #: What its task has on the disk by the last look (bytes).
-        self.used = 0
+    def __post_init__(self) -> None:
+        self._due = time.monotonic() + (0.0 if self.base is None else _PAUSE_S)
 
     def apart(self, folders: TaskFolders) -> DiskUsage:
         """Return what measures the same directory with another /tmp."""
         self._used = True
-        return DiskUsage(
-            folders, self.policy, base=self._base, certain=self._certain, over=self.over
-        )
+        return DiskUsage(folders, self.policy, base=self.base, certain=self.certain, over=self.over)
 
     def begin(self) -> None:
         """Take what the directory holds at the next look as what it held at first."""
-        self._base, self._certain, self.over = None, True, ""
+        self.base, self.certain, self.over = None, True, ""
         self._begun += 1
 
     async def before(self) -> int | None:
@@ -76,9 +68,9 @@ class DiskUsage:
 
         The first look finds it, so it must come before the first command. Raises ``SandboxError``.
         """
-        if self._base is None:
+        if self.base is None:
             await self._surely()
-        return self._base if self._certain else None
+        return self.base if self.certain else None
 
     async def full(self) -> str:
         """Return, before a command, which limit is passed, and by what;
@@ -111,7 +103,7 @@ class DiskUsage:
         # Without root, a directory that was closed to its own owner says nothing.
         with contextlib.suppress(SandboxError):
             await self._surely()
-        return self.over if self._certain else ""
+        return self.over if self.certain else ""
 
     async def _surely(self) -> str:
         try:
@@ -148,9 +140,9 @@ class DiskUsage:
             self._due = now + max(_PAUSE_S, min(_REST * (now - began), _LONGEST_PAUSE_S))
         if begun != self._begun:
             return self.over
-        if self._base is None:
-            self._base, self._certain = work, whole
-        self.over = self._excess(max(0, work - self._base), *others)
+        if self.base is None:
+            self.base, self.certain = work, whole
+        self.over = self._excess(max(0, work - self.base), *others)
         return self.over
 
     def _excess(self, grown: int, tmp: int, kept: int) -> str:
