@@ -31,14 +31,10 @@ class Offers:
     #: By provider: when it was asked, and its list; None: it has none, or did not answer.
     _asked: dict[str, tuple[float, ModelListing | None]] = field(default_factory=dict)
 
-    def known(self, provider: str) -> bool:
-        """Whether a provider was asked lately, whatever it said."""
-        asked = self._asked.get(provider)
-        return asked is not None and time.monotonic() - asked[0] < _FRESH_S
-
     async def ask(self, provider: str) -> None:
-        """Ask a provider for its list, unless that is known. Raises nothing."""
-        if self.known(provider):
+        """Ask a provider for its list, unless it was asked lately. Raises nothing."""
+        asked_at, _ = self._asked.get(provider, (-_FRESH_S, None))
+        if time.monotonic() - asked_at < _FRESH_S:
             return
         try:
             endpoint = self._current.config.endpoint(provider)

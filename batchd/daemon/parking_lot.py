@@ -255,13 +255,11 @@ class ParkingLot(Listener):
         news = cause not in self._lifecycle.holds.causes(
             (Scope.of(name), name)
         )  # else a try has failed
-        gone, offers = cause is Cause.GONE, self._offers
-        if gone and not offers.known(name.partition("/")[0]):
-            self._put_out(name, cause, message)
+        parking = self._put_out(name, cause, message)
+        if cause is Cause.GONE:
             main_loop.spawn(self._explain(name, message, news=news))
-            return
-        parking = self._put_out(name, cause, offers.explained(name, message) if gone else message)
-        self._report_parked(parking, news=news)
+        else:
+            self._report_parked(parking, news=news)
 
     async def _explain(self, name: str, message: str, *, news: bool) -> None:
         """Report a model that is gone once its provider has been asked for what there is:
