@@ -265,11 +265,11 @@ def fresh(path: str, owner: CommandUser) -> tuple[int, bool]:
     no agent writes there, and links in it are the user's.
     """
     parent, name = os.path.split(path)
-    with contextlib.ExitStack() as opened, _refused("the task's directory cannot be made"):
+    with contextlib.ExitStack() as undo, _refused("the task's directory cannot be made"):
         with contextlib.suppress(FileExistsError):
             Path(parent).mkdir(parents=True)
         above = os.open(parent, _FLAGS)
-        opened.callback(os.close, above)
+        undo.callback(os.close, above)
         made = True
         try:
             os.mkdir(name, _FRESH_MODE, dir_fd=above)
