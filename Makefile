@@ -1,4 +1,4 @@
-# Each target makes what is missing first: the virtual environment with the pinned packages, bubblewrap, and for tests git, strace, systemd and Chromium.
+# Each target makes what is missing first: the virtual environment with the pinned packages, bubblewrap, and for tests git, strace, tmux, systemd and Chromium.
 # Another Python: `make demo PYTHON=/usr/bin/python3`.
 
 PYTHON ?= python3
@@ -56,7 +56,7 @@ mkdir -p "$$TMPDIR"
 endef
 
 .PHONY: test
-test: setup git strace systemd chromium ## the tests without the long ones, a sample of the rest by SEED; six files at a time
+test: setup git strace tmux systemd chromium ## the tests without the long ones, a sample of the rest by SEED; six files at a time
 	@echo "sample: SEED=$(SEED)"
 	$(call elsewhere,$(SPACED_PATH))
 	BATCHD_SAMPLE_SEED=$(SEED) $(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
@@ -65,14 +65,14 @@ test: setup git strace systemd chromium ## the tests without the long ones, a sa
 LOAD ?= 8
 LONG_PATH := a long path for temporary files
 .PHONY: test-loaded
-test-loaded: setup git strace systemd chromium ## make test beside eight busy processes, with a long path for temporary files
+test-loaded: setup git strace tmux systemd chromium ## make test beside eight busy processes, with a long path for temporary files
 	@echo "sample: SEED=$(SEED)"
 	$(call elsewhere,$(LONG_PATH)/$(LONG_PATH)/$(LONG_PATH)/$(LONG_PATH))
 	for _ in $$(seq $(LOAD)); do while :; do :; done & done
 	BATCHD_SAMPLE_SEED=$(SEED) $(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
 
 .PHONY: test-all
-test-all: setup git strace systemd chromium ## all tests
+test-all: setup git strace tmux systemd chromium ## all tests
 	@$(call elsewhere,$(SPACED_PATH))
 	$(BIN)/python -m pytest $(FILES_AT_A_TIME) $(TESTS)
 
@@ -140,7 +140,7 @@ generated: setup ## make completions, man page and schemas in batchd/data from t
 	@$(BIN)/python -m batchd.cli.support.generated batchd/data
 
 .PHONY: pictures
-pictures: setup chromium ## draw the pictures of README.md: `top` and the report, from the demo's model at work
+pictures: setup tmux chromium ## draw the pictures of README.md: `top` and the report, from the demo's model at work
 	@$(BIN)/python benchmarks/pictures.py
 
 .PHONY: wheel
@@ -219,6 +219,13 @@ strace:
 	@if command -v strace >/dev/null; then exit 0; fi
 	echo 'Installing strace …'
 	$(call apt,strace)
+
+# The terminal of the tests that look at a screen.
+.PHONY: tmux
+tmux:
+	@if command -v tmux >/dev/null; then exit 0; fi
+	echo 'Installing tmux …'
+	$(call apt,tmux)
 
 # Reads the reports in tests/browser. Without windows it is 70 MB to fetch.
 .PHONY: chromium

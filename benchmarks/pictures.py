@@ -1,35 +1,30 @@
 """The pictures of README.md, drawn from a spool at work
 with the stand-in model: `make pictures`.
 
-`top.svg` is the screen of `batchd top`, cell by cell; `report.png` is the report on a batch, in
-Chromium. Run it again after their looks have changed: neither is drawn by hand.
+`top.svg` is the screen of `batchd top` in tmux, as rich draws it; `report.png` is the report on a
+batch, in Chromium. Run it again after their looks have changed: neither is drawn by hand.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import html
 import importlib.resources
-import itertools
+import io
 import json
-import os
-import pty
 import re
-import select
-import struct
+import subprocess
 import sys
 import tempfile
-import termios
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyte
 from harness import Daemon
+from rich.console import Console
+from rich.terminal_theme import TerminalTheme
+from rich.text import Text
 
 # The browser is that of the tests.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -42,24 +37,25 @@ FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
 MOST = 150_000
 COLUMNS, LINES = 130, 27
 #: A cell, in points.
-WIDE, HIGH, MARGIN = 8.4, 18, 16
 #: How long the picture of `top` is waited for, and the batch (seconds).
-WORK_S, PATIENCE_S = 18.0, 240.0
-EMPTY = "\0"
-PAPER, INK = "#161513", "#ecebe7"
-#: The terminal's colours, as the pages have them in the dark.
-COLOURS = {
-    "black": "#4a4742",
-    "red": "#ef6f63",
-    "green": "#2f9c8c",
-    "brown": "#e0a03c",
-    "yellow": "#e0a03c",
-    "blue": "#6aa6e8",
-    "magenta": "#b58fdb",
-    "cyan": "#5cc9b8",
-    "white": "#ecebe7",
-    "brightblack": "#8d8981",
-}
+WORK_S, PATIENCE_S = 28.0, 240.0
+#: The terminal's colours, as the pages have them in the dark: background, text, and the eight.
+THEME = TerminalTheme(
+    (22, 21, 19),
+    (236, 235, 231),
+    [
+        (74, 71, 66),
+        (239, 111, 99),
+        (47, 156, 140),
+        (224, 160, 60),
+        (106, 166, 232),
+        (181, 143, 219),
+        (92, 201, 184),
+        (236, 235, 231),
+    ],
+)
+#: A font that the reader has: rich's own is fetched from elsewhere.
+FONT = "ui-monospace,SFMono-Regular,Menlo,Consolas,DejaVu Sans Mono,monospace"
 CONFIG = """\
 [agent]
 model = "standin/demo"
@@ -79,15 +75,6 @@ cached_input_usd_per_mtok = 0.028
 output_usd_per_mtok = 0.42
 """
 SLOW, STUBBORN = "latency-2+steps-8", "latency-1+steps-2"
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a cell looks."""
-
-    ink: str
-    paper: str
-    bold: bool
 
 
 def tasks() -> Iterator[dict[str, Any]]:
@@ -138,75 +125,28 @@ def _drop(spool: Path, name: str, batch: Mapping[str, Any]) -> None:
     draft.rename(spool / "inbox" / f"{name}.json")
 
 
-def screen(daemon: Daemon) -> pyte.Screen:
-    """Return what `batchd top` shows once it has looked for a while."""
-    shown = pyte.Screen(COLUMNS, LINES)
-    stream = pyte.ByteStream(shown)
-    pid, terminal = pty.fork()
-    if pid == 0:
-        config = str(daemon.spool / "config.toml")
-        os.environ.update(TERM="xterm-256color", LANG="C.UTF-8", LC_ALL="C.UTF-8")
-        os.execv(sys.executable, [sys.executable, "-m", "batchd", "--config", config, "top"])
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-    until = time.monotonic() + WORK_S
-    while time.monotonic() < until:
-        if select.select([terminal], [], [], 0.1)[0]:
-            stream.feed(os.read(terminal, 1 << 16))
-    os.write(terminal, b"q")
-    with contextlib.suppress(OSError):
-        while os.read(terminal, 1 << 16):
-            pass
-    os.waitpid(pid, 0)
-    return shown
+def screen(daemon: Daemon) -> str:
+    """Return what `batchd top` shows once it has looked for a while, with its colours."""
+    tmux = ["tmux", "-u", "-f", "/dev/null", "-S", str(daemon.spool / "tmux")]
+    config = str(daemon.spool / "config.toml")
+    command = ["env", "LC_ALL=C.UTF-8", sys.executable, "-m", "batchd", "--config", config, "top"]
+    size = ["-x", str(COLUMNS), "-y", str(LINES)]
+    subprocess.run([*tmux, "new-session", "-d", *size, *command], check=True)
+    try:
+        time.sleep(WORK_S)
+        return subprocess.check_output([*tmux, "capture-pane", "-e", "-N", "-p"], text=True)
+    finally:
+        subprocess.run([*tmux, "kill-server"], check=True)
 
 
-def drawn(shown: pyte.Screen) -> str:
-    """Return a screen as an SVG: runs of cells of one look,
-    each in its place, whatever font the reader has.
-    """
-    width, height = COLUMNS * WIDE + 2 * MARGIN, LINES * HIGH + 2 * MARGIN
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img">',
-        "<title>batchd top, at work on two batches</title>",
-        f'<rect width="100%" height="100%" rx="10" fill="{PAPER}"/>',
-        '<g font-family="ui-monospace,SFMono-Regular,Menlo,Consolas,DejaVu Sans Mono,monospace" font-size="14">',
-    ]
-    for line in range(LINES):
-        cells = [shown.buffer[line][column] for column in range(COLUMNS)]
-        column = 0
-        for style, group in itertools.groupby(cells, key=_style):
-            # A wide character has two cells, the second of which is empty.
-            text = "".join(cell.data or EMPTY for cell in group)
-            parts += _run(text, style, column, line)
-            column += len(text)
-    return "\n".join([*parts, "</g></svg>", ""])
-
-
-def _style(cell: Any) -> Style:
-    ink, paper = _colour(cell.fg, INK), _colour(cell.bg, PAPER)
-    if cell.reverse:
-        ink, paper = paper, ink
-    return Style(ink=ink, paper=paper, bold=cell.bold)
-
-
-def _colour(name: str, default: str) -> str:
-    if name == "default":
-        return default
-    return COLOURS.get(name.removeprefix("bright"), COLOURS.get(name, f"#{name}"))
-
-
-def _run(text: str, style: Style, column: int, line: int) -> Iterator[str]:
-    """Yield the elements of some cells of one look; none for blanks."""
-    x, y = MARGIN + column * WIDE, MARGIN + line * HIGH
-    if style.paper != PAPER:
-        wide = len(text) * WIDE
-        yield f'<rect x="{x:g}" y="{y:g}" width="{wide:g}" height="{HIGH}" fill="{style.paper}"/>'
-    bold = ' font-weight="700"' if style.bold else ""
-    # Of several blanks an SVG shows one: what stands between them has a place of its own.
-    for words in re.finditer(r"\S+(?: \S+)*", text):
-        length = f'textLength="{len(words[0]) * WIDE:g}" lengthAdjust="spacingAndGlyphs"'
-        place = f'x="{x + words.start() * WIDE:g}" y="{y + 13:g}"'
-        yield f'<text {place} fill="{style.ink}"{bold} {length}>{html.escape(words[0].replace(EMPTY, ""))}</text>'
+def drawn(shown: str) -> str:
+    """Return a screen as an SVG, in whatever font the reader has."""
+    console = Console(width=COLUMNS, record=True, file=io.StringIO(), force_terminal=True)
+    console.print(Text.from_ansi(shown.rstrip("\n")), no_wrap=True, crop=True)
+    svg = console.export_svg(title="batchd top", theme=THEME, unique_id="top")
+    # Its font, and its own name, lie elsewhere in the net.
+    kept = re.sub(r"@font-face \{.*?\}\s*|<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    return kept.replace("Fira Code", FONT)
 
 
 async def photographed(report: Path, target: Path) -> None:

@@ -1,49 +1,28 @@
-"""A terminal for programs that want one:
-a pty at one end, at the other a screen that can be read.
-"""
+"""A terminal for programs that want one: tmux, whose screen can be read."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import pty
-import select
+import shlex
+import shutil
 import signal
-import struct
 import subprocess
+import tempfile
 import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import pyte
-from patience import PATIENCE_S
+import pytest
+from patience import PATIENCE_S, until
 
-
-class _Screen(pyte.Screen):
-    """As pyte has it, and which private modes are on: it knows the other screen by name alone."""
-
-    def __init__(self, columns: int, lines: int) -> None:
-        self.private: set[int] = set()
-        super().__init__(columns, lines)
-
-    def set_mode(self, *modes: int, **how: Any) -> None:
-        if how.get("private"):
-            self.private.update(modes)
-        super().set_mode(*modes, **how)
-
-    def reset_mode(self, *modes: int, **how: Any) -> None:
-        if how.get("private"):
-            self.private.difference_update(modes)
-        super().reset_mode(*modes, **how)
-
-    def erase_in_line(self, how: int = 0, private: bool = False) -> None:
-        # As tmux and xterm: where lines do not wrap, the cursor stays on the last column.
-        if pyte.modes.DECAWM not in self.mode:
-            self.cursor.x = min(self.cursor.x, self.columns - 1)
-        super().erase_in_line(how, private)
+#: What tmux starts: it waits until all is recorded, runs the program, and leaves its exit code.
+_SCRIPT = 'trap : HUP INT QUIT; read -r _ <"$0/go"; "$@"; echo $? >"$0/new"; mv "$0/new" "$0/code"; read -r _'
+#: What is on before a program has the terminal: cursor and wrapping, no other screen, no mouse.
+_MODES = "#{alternate_on} #{cursor_flag} #{wrap_flag} #{mouse_any_flag}"
+_CLEAN = "0 1 1 0"
 
 
 class Teletype:
@@ -59,26 +38,35 @@ class Teletype:
         lines: int = 24,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self.master, self._slave = pty.openpty()
-        self.screen = _Screen(columns, lines)
-        #: All that was ever sent.
-        self.sent = b""
-        self._stream = pyte.ByteStream(self.screen)
-        self._size(columns, lines)
-        self.before = termios.tcgetattr(self._slave)
-        environment = {**os.environ, "TERM": "xterm-256color", **(env or {})}
+        if not shutil.which("tmux"):
+            pytest.skip("there is no tmux")
+        # A short path: the socket is in it.
+        self._folder = Path(tempfile.mkdtemp(prefix="batchd-", dir="/tmp"))
+        os.mkfifo(self._folder / "go")
+        environment = {**os.environ, **(env or {})}
         for name in ("COLUMNS", "LINES"):
             environment.pop(name, None)  # they would speak louder than the window
-        self.process = subprocess.Popen(
-            command,
-            stdin=self._slave,
-            stdout=self._slave,
-            stderr=self._slave,
-            env=environment,
-            start_new_session=True,
-            # Its controlling terminal, so that Ctrl-C and the like reach it.
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        term = (
+            environment.get("TERM", "xterm-256color") if env and "TERM" in env else "xterm-256color"
         )
+        words = ["env", "-u", "TMUX", "-u", "TMUX_PANE", f"TERM={term}", "bash", "-c", _SCRIPT]
+        size = ["-x", str(columns), "-y", str(lines)]
+        self._tmux(
+            "-f", "/dev/null", "new-session", "-d", *size, *words, self._folder, *command,
+            ";", "pipe-pane", f"cat >{shlex.quote(str(self._folder / 'sent'))}",
+            env=environment,
+        )  # fmt: skip
+        shell, name = self._tmux("display", "-p", "#{pane_pid} #{pane_tty}").split()
+        self._children = Path(f"/proc/{shell}/task/{shell}/children")
+        self._terminal = os.open(name, os.O_RDWR | os.O_NOCTTY)
+        # It is open once the shell reads it: all that tmux sets is set.
+        with (self._folder / "go").open("w") as go:
+            self._before = termios.tcgetattr(self._terminal)
+            go.write("\n")
+
+    def _tmux(self, *words: str | Path, env: Mapping[str, str] | None = None) -> str:
+        command = ["tmux", "-u", "-S", self._folder / "tmux", *words]
+        return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
 
     def __enter__(self) -> Self:
         return self
@@ -89,17 +77,18 @@ class Teletype:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self.hang_up()
-        os.close(self._slave)
+        os.close(self._terminal)
+        if not (self._folder / "code").exists():
+            self.signal(signal.SIGKILL)
+            until((self._folder / "code").exists)
+        subprocess.run(["tmux", "-S", self._folder / "tmux", "kill-server"], capture_output=True)
+        shutil.rmtree(self._folder, ignore_errors=True)  # tmux takes its socket away
 
     # To the program
 
     def type(self, text: str) -> None:
         """Press keys."""
-        os.write(self.master, text.encode())
+        self._tmux("send-keys", "-H", *(f"{byte:02x}" for byte in text.encode()))
 
     def types(self, text: str, *texts: str) -> str:
         """Press keys, wait until what they bring about is on the screen, and return it."""
@@ -108,44 +97,42 @@ class Teletype:
 
     def resize(self, columns: int, lines: int) -> None:
         """Change the window."""
-        self.read()
-        self.screen.resize(lines, columns)
-        self._size(columns, lines)
+        self._tmux("resize-window", "-x", str(columns), "-y", str(lines))
 
     def signal(self, number: signal.Signals) -> None:
         """Send the program a signal."""
-        self.process.send_signal(number)
+        for process in self._children.read_text().split():
+            os.kill(int(process), number)
 
     def hang_up(self) -> None:
         """Close the window."""
-        if self.master >= 0:
-            os.close(self.master)
-            self.master = -1
+        self._tmux("kill-pane")
 
     # From the program
 
-    def read(self, within_s: float = 0.0) -> None:
-        """Take in what has been sent."""
-        while self.master >= 0 and select.select([self.master], [], [], within_s)[0]:
-            with contextlib.suppress(OSError):
-                data = os.read(self.master, 1 << 16)
-                self.sent += data
-                self._stream.feed(data)
-                within_s = 0.0
+    @property
+    def sent(self) -> bytes:
+        """All that was ever sent."""
+        return (self._folder / "sent").read_bytes()
 
     @property
     def text(self) -> str:
         """The screen as a person reads it now."""
-        self.read()
-        return "\n".join(line.rstrip() for line in self.screen.display)
+        lines = self._tmux("capture-pane", "-p").split("\n")[:-1]
+        return "\n".join(line.rstrip() for line in lines)
+
+    @property
+    def looks(self) -> list[str]:
+        """Its lines with the sequences that give them their looks."""
+        return self._tmux("capture-pane", "-p", "-e", "-N").split("\n")[:-1]
 
     def until(self, condition: Callable[[str], object], within_s: float = PATIENCE_S) -> str:
         """Wait until the screen is so, and return it."""
         deadline = time.monotonic() + within_s
-        while not condition(self.text):
-            assert time.monotonic() < deadline, f"never on the screen; it is\n{self.text}"
-            self.read(0.05)
-        return self.text
+        while not condition(screen := self.text):
+            assert time.monotonic() < deadline, f"never on the screen; it is\n{screen}"
+            time.sleep(0.05)
+        return screen
 
     def shows(self, *texts: str, within_s: float = PATIENCE_S) -> str:
         """Wait until all of these are on the screen, and return it."""
@@ -153,32 +140,19 @@ class Teletype:
 
     def ends(self, within_s: float = PATIENCE_S) -> int:
         """Wait for the program's end, and return its code."""
-        deadline = time.monotonic() + within_s
-        while self.process.poll() is None:
-            assert time.monotonic() < deadline, f"it does not end; the screen is\n{self.text}"
-            self.read(0.02)
-        self.read(0.05)
-        return self.process.returncode
+        code = self._folder / "code"
+        until(code.exists, lambda: f"it does not end; the screen is\n{self.text}", within_s)
+        return int(code.read_text())
 
-    def clean(self) -> bool:
-        """Return whether the terminal is as it was:
-        its settings, its first screen, its cursor, its wrapping.
+    def clean(self, within_s: float = PATIENCE_S) -> bool:
+        """Return whether the terminal comes to be as it was:
+        its settings, its first screen, its cursor, its wrapping, its mouse.
         """
-        self.read()
-        modes = self.screen.private
-        same = termios.tcgetattr(self._slave) == self.before
-        return same and 1049 not in modes and {25, 7} <= _set(self.sent)
+        until(lambda: not self.taken, lambda: f"it is not as it was:\n{self.text}", within_s)
+        return True
 
-    def _size(self, columns: int, lines: int) -> None:
-        size = struct.pack("HHHH", lines, columns, 0, 0)
-        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, size)
-
-
-def _set(sent: bytes) -> set[int]:
-    """Return which of the modes that terminals begin with are on after all that was sent."""
-    modes = {25, 7}
-    for part in sent.split(b"\x1b[?")[1:]:
-        number = part[: len(part) - len(part.lstrip(b"0123456789"))]
-        if number:
-            (modes.add if part[len(number) :][:1] == b"h" else modes.discard)(int(number))
-    return modes
+    @property
+    def taken(self) -> bool:
+        """Whether it is not as it was now."""
+        same: Any = termios.tcgetattr(self._terminal) == self._before
+        return not same or self._tmux("display", "-p", _MODES).strip() != _CLEAN

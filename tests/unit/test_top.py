@@ -6,15 +6,12 @@ from typing import Any
 import pytest
 from msgspec import structs
 from rich.cells import cell_len
+from rich.console import Console
 
 from batchd.cli.display import conversation_lines
-from batchd.cli.top import head, work
-from batchd.cli.top.columns import Canvas, table
-from batchd.cli.top.lists import Selection
-from batchd.cli.top.screen import TopScreen
-from batchd.cli.top.terminal import KeyDecoder
-from batchd.cli.top.watching import TopSnapshot
-from batchd.cli.top.work import TaskActivity
+from batchd.cli.top import picture
+from batchd.cli.top.app import Choice, Lists, shown
+from batchd.cli.top.watching import Sight
 from batchd.console import name_in, pinched
 from batchd.control import DaemonStatus, OpenTrouble
 from batchd.control.status import (
@@ -31,7 +28,7 @@ from batchd.store.rows import BatchRow, TaskRow
 from batchd.words import uncertain
 
 NOW = 1_795_000_000.0
-HOSTILE = "\x1b]0;owned\x07 写个游戏 \u202e e\u0301 👩\u200d🚀 \r\n\t" * 9
+HOSTILE = "[blink]x[/blink] \x1b]0;owned\x07 写个游戏 \u202e e\u0301 👩\u200d🚀 \r\n\t" * 9
 
 
 def _task(batch: str, name: str, **fields: Any) -> TaskRow:
@@ -82,7 +79,7 @@ def _batch(name: str, **fields: Any) -> BatchRow:
     return replace(row, **fields)
 
 
-def _sight() -> TopSnapshot:
+def _sight() -> Sight:
     """Return a busy spool, in which every text that somebody else writes is hostile."""
     trouble = OpenTrouble("outbox_trouble", HOSTILE, NOW - 30, HOSTILE)
     parking = Parking(
@@ -122,50 +119,47 @@ def _sight() -> TopSnapshot:
         speed=Speed(over_s=600, tasks_a_minute=12.0, tokens_a_minute=45_000.0, usd_a_minute=0.01),
     )
     tasks = tuple(_task("docs", f"t{n:03}", status=TaskStatus.QUEUED) for n in range(500))
-    return TopSnapshot(snapshot, batch="docs", tasks=tasks)
+    return Sight(snapshot, batch="docs", tasks=tasks)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 60), (120, 40), (40, 10), (20, 5), (3, 2)])
-@pytest.mark.parametrize("keys", ["", "\t", "\tl", "?", "/t00", "c", "G", "sss"])
-def test_every_screen_fits_and_is_neutral(size: tuple[int, int], keys: str) -> None:
-    """Whatever is shown and however large the window:
-    as many lines as it has, none too wide, nothing that steers it.
+@pytest.mark.parametrize(
+    "view",
+    [{}, {"in_batches": True}, {"opened": "docs"}, {"typed": HOSTILE}, {"filter": HOSTILE}],
+)
+def test_every_list_fits_and_is_neutral(size: tuple[int, int], view: dict[str, Any]) -> None:
+    """Whatever is shown and however large the window: no line is too wide, nothing steers it, and
+    nothing is taken for markup.
     """
     width, height = size
-    sight = _sight()
-    screen = TopScreen(give=lambda _: None, answer=lambda: (HOSTILE, True) if not keys else None)
-    for key in KeyDecoder().feed(keys.encode()):
-        screen.draw(sight, width, height)
-        assert screen.key(key, sight)
-    if keys == "\tl":
-        assert screen.lists.opened == "batch-"
-    lines = Canvas(ascii_only=False, styled=False).render(screen.draw(sight, width, height), width)
-    assert len(lines) == height
-    assert all(cell_len(line) <= width for line in lines), lines
-    assert all(escape(line) == line for line in lines), lines
-    assert all(conversation_lines.plain(line).isascii() for line in lines)
+    lists = Lists()
+    for name, value in view.items():
+        setattr(lists, name, value)
+    drawn = [*lists.lines(_sight(), width, height), lists.foot()]
+    assert all(shown(line, Console(), width).cell_length == width for line in drawn)
+    assert all(escape(line.plain) == line.plain for line in drawn)
+    assert not any(span.style == "blink" for line in drawn for span in line.spans)
+    assert all(conversation_lines.plain(line.plain).isascii() for line in drawn)
 
 
 def test_the_picture_shows_what_it_should() -> None:
     """In 80 columns: daemon, work, speed, money, providers with gauges,
     troubles with their fix, batches, agents.
     """
-    lines = Canvas(ascii_only=False, styled=False).render(
-        TopScreen(give=lambda _: None, answer=lambda: None).draw(_sight(), 80, 40), 80
-    )
+    lines = [line.plain for line in Lists().lines(_sight(), 80, 39)]
     text = "\n".join(lines)
     for words in (
         "batchd 1.0  draining for 27:46 h, pid 4711",
         "100/128 agents, 4 workers",
         "Trouble since ",
         "To go on: ",
-        "1,020/3,000 done  ✗ 180 failed  1,800 queued",
+        "1,020/3,000 done  ✗ 180 failed  60 parked  1,800 queued",
         "12.0 tasks/min  45.0k tokens/min  $0.60/h  about 3 h left",
         "waits   40 tasks wait for something else: not in the time left",
         "$9.50 of $10.00 (UTC day)  at most $0.2000 of it unsettled",
         "p0      ████████ 9/8 calls  ███░ 59/60 req/min",
         "and 5 providers more",
-        "17/50    3   1.24M    $4.75",
+        "17/50       3   1.24M    $4.75",
         "$5.00",
         "docs/t000                   tool 0 s             2  8:20 min     124k    $1.25",
     ):
@@ -181,7 +175,7 @@ def test_names_that_begin_alike_stay_apart() -> None:
         _batch(f"{begun}-{end}", tally=Tally(unsettled_calls=1))
         for end in ("2026-11-29", "2026-11-30")
     ]
-    drawn = [line.plain for line in table(work.batch_columns(rows), rows, 80, title="BATCHES")]
+    drawn = [line.plain for line in picture.batches(rows, 80, "BATCHES")]
     assert all(cell_len(line) <= 80 for line in drawn)
     for line, end in zip(drawn[1:], ("-29", "-30"), strict=True):
         name = line.split()[0]
@@ -200,9 +194,7 @@ def test_money_stays_where_room_is_short() -> None:
     """In 80 columns, a batch of thousands with a budget leaves tokens out before what it cost."""
     batch = _batch("documentation", tasks=3000, completed=3000, error=0, timeout=0)
     rows = [batch, _batch("dear", tally=Tally(unsettled_calls=1))]
-    head, *lines = [
-        line.plain for line in table(work.batch_columns(rows), rows, 80, title="BATCHES")
-    ]
+    head, *lines = [line.plain for line in picture.batches(rows, 80, "BATCHES")]
     assert "COST" in head
     assert "BUDGET" in head
     assert "$4.75" in lines[0]
@@ -213,24 +205,47 @@ def test_money_that_is_not_known_whole_is_shown_as_far_as_it_is() -> None:
     nor does a sum hide calls without an answer on record.
     """
     lost = Tally(unpriced_calls=1, input_usd=0.5, unsettled_calls=1, unsettled_usd=0.25)
-    row = _batch("docs", tally=lost)
-    (cost,) = [column for column in work.batch_columns([row]) if column.head == "COST"]
-    assert cost.cell(row) == "> $0.5000"
-    (more,) = [column for column in work.batch_columns([row]) if column.head == "UNSETTLED"]
-    assert more.cell(row) == uncertain(lost) == "≤ $0.2500"
-    heads = {c.head: c for c in work.columns("TIME", of_one=True, unsettled=True)}
-    task = TaskActivity(
-        _task("docs", "t", tally=Tally(input_usd=1.25, unsettled_calls=1)), "model", "", 0.0, NOW
-    )
-    assert heads["COST"].cell(task) == "$1.25"
-    assert heads["UNSETTLED"].cell(task) == "1 call", "of a call without a known price"
-    certain = work.batch_columns([_batch("docs")])
-    assert "UNSETTLED" not in {column.head for column in certain}
-    sight = _sight()
-    assert sight.snapshot is not None
-    snapshot = structs.replace(sight.snapshot, today=Tally(unsettled_usd=0.2, unpriced_calls=1))
-    shown = "\n".join(line.plain for line in head.lines(snapshot, 80))
+    head, line = picture.batches([_batch("docs", tally=lost)], 120, "BATCHES")
+    assert "UNSETTLED" in head.plain
+    assert "> $0.5000" in line.plain
+    assert uncertain(lost) == "≤ $0.2500" in line.plain
+    doing = picture.Doing(_snapshot())
+    task = _task("docs", "t", tally=Tally(input_usd=1.25, unsettled_calls=1))
+    head, line = picture.tasks([task], doing, 120, "AT WORK", one=True)
+    assert "$1.25" in line.plain
+    assert "1 call" in line.plain, "of a call without a known price"
+    assert "UNSETTLED" not in picture.batches([_batch("docs")], 120, "BATCHES")[0].plain
+    snapshot = structs.replace(_snapshot(), today=Tally(unsettled_usd=0.2, unpriced_calls=1))
+    shown = "\n".join(line.plain for line in picture.head(snapshot, 80))
     assert "> $9.50 of $10.00 (UTC day)" in shown
+
+
+def test_failures_stand_first_and_cancelled_tasks_are_none() -> None:
+    """Of a batch what failed comes first, else its tasks stand as in the file; to be cancelled is
+    counted apart.
+    """
+    ends = [TaskStatus.COMPLETED, TaskStatus.CANCELLED, TaskStatus.ERROR, TaskStatus.TIMEOUT]
+    tasks = tuple(_task("docs", f"t{n}", status=end) for n, end in enumerate(ends))
+    lists = Lists()
+    lists.opened = "docs"
+
+    def listed() -> list[str]:
+        sight = Sight(_snapshot(), batch="docs", tasks=tasks)
+        drawn = [line.plain.partition(" ")[0] for line in lists.lines(sight, 80, 39)]
+        return [name for name in drawn if name in {"t0", "t1", "t2", "t3"}]
+
+    assert listed() == ["t2", "t3", "t0", "t1"]
+    lists.failed = True
+    assert listed() == ["t2", "t3"]
+    head, line = picture.batches([_batch("docs", cancelled=7)], 120, "BATCHES")
+    assert head.plain.split()[3:5] == ["FAILED", "CANCELLED"]
+    assert line.plain.split()[4:6] == ["3", "7"]
+
+
+def _snapshot() -> Status:
+    snapshot = _sight().snapshot
+    assert snapshot is not None
+    return snapshot
 
 
 def test_a_wide_screen_shows_what_was_asked_and_run_and_what_ended() -> None:
@@ -239,14 +254,11 @@ def test_a_wide_screen_shows_what_was_asked_and_run_and_what_ended() -> None:
     """
     done = {"status": TaskStatus.TIMEOUT, "reason": "max_iterations", "finished_at": NOW - 3}
     row, ended = _task("docs", "t000"), _task("docs", "old", **done)
-    sight = _sight()
-    assert sight.snapshot is not None
+    doing = RunningTask(task=str(row.ref), step="model", detail="openai/x", since=NOW - 1)
     snapshot = structs.replace(
-        sight.snapshot,
+        _snapshot(),
         agents=(row,),
-        doing={
-            row.ref: RunningTask(task=str(row.ref), step="model", detail="openai/x", since=NOW - 1)
-        },
+        doing={row.ref: doing},
         batches=(_batch("docs"),),
         parked=(),
         waiting=(),
@@ -254,16 +266,17 @@ def test_a_wide_screen_shows_what_was_asked_and_run_and_what_ended() -> None:
         commands={row.ref: "shell make test"},
         ended=(ended,),
     )
-    screen = TopScreen(give=lambda _: None, answer=lambda: None)
+    lists = Lists()
 
     def shown(width: int, height: int) -> str:
-        drawn = screen.draw(replace(sight, snapshot=snapshot), width, height)
+        drawn = lists.lines(Sight(snapshot), width, height)[:height]
         return "\n".join(line.plain for line in drawn)
 
     wide = shown(160, 50)
     for text in ("LAST COMMAND", "shell make test", "PROMPT", "Write the tests.", "Mind the gap."):
         assert text in wide
-    assert "not accepted after 2 rounds" in wide
+    assert "not accepted" in wide
+    assert "after 2 rounds" in wide
     narrow = shown(80, 24)
     assert "PROMPT" not in narrow
     assert "ENDED LATELY" in narrow
@@ -271,54 +284,23 @@ def test_a_wide_screen_shows_what_was_asked_and_run_and_what_ended() -> None:
     assert "ENDED LATELY" not in shown(80, 8)
 
 
-def test_keys_arrive_in_any_pieces() -> None:
-    """Sequences and letters that come byte by byte are keys all the same;
-    an Esc alone is one once nothing follows.
-    """
-    sent = "\x1b[A\x1b[6~\x1bOBß\x1b[200;5uq\x1b[1;5C\r".encode()
-    wanted = ["up", "page down", "down", "ß", "q", "enter"]
-    assert KeyDecoder().feed(sent) == wanted
-    keys = KeyDecoder()
-    assert [key for byte in sent for key in keys.feed(bytes([byte]))] == wanted
-    assert not keys.pending
-    assert keys.feed(b"\x1b") == []
-    assert keys.pending
-    assert keys.flush() == ["escape"]
-    assert keys.feed(b"\x1bx\xff\x00") == ["escape", "x", "\ufffd"]
-
-
 def test_what_is_chosen_stays_chosen() -> None:
     """While a list moves around it; where it goes away,
     its neighbour is chosen, and the window holds it.
     """
-    choice: Selection[str] = Selection(lambda item: item)
+    choice: Choice[str] = Choice(lambda item: item)
     items = list("abcdefgh")
     assert choice.settle(items) == "a"
     assert choice.settle(["0", *items]) == "0", "nothing is chosen yet"
-    choice.move(items, 4)
-    assert choice.window(items, 3) == ["c", "d", "e"]
+    choice.window(items, 4)
+    assert choice.moves("pagedown", items)
+    assert choice.window(items, 3) == (["c", "d", "e"], "3-5/8")
     assert choice.settle(["x", "y", *items]) == "e"
-    assert choice.window(["x", "y", *items], 3) == ["c", "d", "e"]
+    assert choice.window(["x", "y", *items], 3)[0] == ["c", "d", "e"]
     items.remove("e")
     assert choice.settle(items) is not None
-    choice.move(items, 1 << 30)
-    assert choice.window(items, 3) == ["f", "g", "h"]
-    assert choice.window([], 3) == []
+    assert choice.moves("end", items)
+    assert choice.window(items, 3)[0] == ["f", "g", "h"]
+    assert choice.window([], 3) == ([], "0")
     assert choice.settle([]) is None
-
-
-def test_a_yes_must_come_after_its_question() -> None:
-    """What is no yes is a no; and what is asked says what it would do."""
-    given: list[str] = []
-    sight = _sight()
-    screen = TopScreen(give=lambda order: given.append(order.command()), answer=lambda: None)
-    screen.key("c", sight)
-    assert screen.urgent
-    screen.key("n", sight)
-    assert (given, screen.urgent) == ([], False)
-    for key in "cyp":
-        screen.key(key, sight)
-    assert given == ["cancel docs/t000", "pause docs/t000"]
-    for key in ("tab", "c", "Y", "r", "P"):
-        screen.key(key, sight)
-    assert given[2:] == ["cancel batch-", "pause --all"]
+    assert not choice.moves("x", items)

@@ -1,5 +1,5 @@
 """Looking at the spool beside the keys:
-a thread that looks again and again, so that no key waits for the daemon.
+a thread that looks again and again, so that no key waits for the daemon or the store.
 """
 
 from __future__ import annotations
@@ -28,29 +28,24 @@ _SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class TopQuery:
-    """What is to be looked at beside how things stand."""
+class Wish:
+    """What is to be looked at beside how things stand: the tasks of a batch, or a task."""
 
-    #: The batch whose tasks are wanted; empty: none.
     batch: str = ""
-    #: The task that is followed, and how many of its events are known.
     ref: Ref | None = None
-    known: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """News of a task that is followed."""
+    """All that is known of a task that is followed."""
 
     row: TaskRow
     first_prompt: str
-    #: The number of the first of ``events``.
-    start: int
-    events: tuple[Event, ...]
+    events: list[Event] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
-class TopSnapshot:
+class Sight:
     """What was seen last."""
 
     #: None before the first look.
@@ -67,20 +62,19 @@ class TopSnapshot:
     story: Story | None = None
 
 
-class SpoolPoller:
-    """Looks every ``interval_s``, and calls ``wake`` when it has seen something."""
+class Watcher:
+    """Looks every ``interval_s``, and hands what it sees to ``seen``, also what ends it."""
 
-    def __init__(self, state: Path, interval_s: float, wake: Callable[[], None]) -> None:
-        self.sight = TopSnapshot()
-        #: What ended the thread, though nothing should.
-        self.failure: Exception | None = None
+    def __init__(
+        self, state: Path, interval_s: float, seen: Callable[[Sight | Exception], object]
+    ) -> None:
         self._state = state
         self._interval_s = interval_s
-        self._wake = wake
-        self._wish = TopQuery()
+        self._seen = seen
+        self._last = Sight()
+        self.wanted = Wish()
         self._poke = threading.Event()
         self._tasks_due = 0.0
-        self._prompts: dict[Ref, str] = {}
         #: Of the batch whose tasks were read last.
         self._batch_prompts: tuple[str, Mapping[Ref, str]] = ("", {})
 
@@ -88,60 +82,49 @@ class SpoolPoller:
         """Begin to look. The thread does not keep the process from ending: it only reads."""
         threading.Thread(target=self._run, name="watcher", daemon=True).start()
 
-    def wish(self, wish: TopQuery) -> None:
-        """Look at something else, at once."""
-        if wish != self._wish:
-            other = (wish.batch, wish.ref) != (self._wish.batch, self._wish.ref)
-            self._wish = wish
-            if other:
-                self._tasks_due = 0.0
-                self.again()
-
-    def again(self) -> None:
-        """Look at once: something has been done."""
-        self._poke.set()
+    def wish(self, wish: Wish, *, at_once: bool = False) -> None:
+        """Look at something else, or, as something has been done, at the same, at once."""
+        if at_once or wish != self.wanted:
+            self.wanted = wish
+            self._tasks_due = 0.0
+            self._poke.set()
 
     def _run(self) -> None:
         try:
             self._watch()
-        except Exception as error:  # noqa: BLE001 (the thread's outer edge: the one that draws raises it)
-            self.failure = error
-            self._wake()
+        except Exception as error:  # noqa: BLE001 (the thread's outer edge: who draws raises it)
+            self._seen(error)
 
     def _watch(self) -> None:
         due = 0.0
         with Observer(self._state, lately=LATELY) as observer:
             while True:
-                poked = self._poke.is_set()
-                self._poke.clear()
                 now = time.monotonic()
-                whole = poked or now >= due
-                if whole:
-                    due = now + self._interval_s
-                self.sight = self._look(observer, whole=whole)
-                self._wake()
-                pause = due - time.monotonic()
-                self._poke.wait(min(pause, _FOLLOW_S) if self._wish.ref else pause)
+                whole = self._poke.is_set() or now >= due
+                self._poke.clear()
+                due = now + self._interval_s if whole else due
+                self._last = self._look(observer, whole=whole)
+                self._seen(self._last)
+                pause = max(0.0, due - time.monotonic())
+                self._poke.wait(min(pause, _FOLLOW_S) if self.wanted.ref else pause)
 
-    def _look(self, observer: Observer, *, whole: bool) -> TopSnapshot:
-        wish, last = self._wish, self.sight
+    def _look(self, observer: Observer, *, whole: bool) -> Sight:
+        wish, last = self.wanted, self._last
         try:
             snapshot = observer.look() if whole or last.snapshot is None else last.snapshot
             if not (self._state / "batchd.db").exists():
-                return TopSnapshot(snapshot, store=False)
+                return Sight(snapshot, store=False)
             tasks = self._tasks(observer, wish.batch)
-            story = self._story(observer, wish) if wish.ref else None
+            story = self._story(observer, wish.ref) if wish.ref else None
         except (BatchdError, OSError) as error:
-            return replace(last, trouble=str(error), story=None, store=True)
+            return replace(last, trouble=str(error), store=True)
         prompts = self._batch_prompts[1] if tasks else {}
-        return TopSnapshot(snapshot, batch=wish.batch, tasks=tasks, prompts=prompts, story=story)
+        return Sight(snapshot, batch=wish.batch, tasks=tasks, prompts=prompts, story=story)
 
     def _tasks(self, observer: Observer, batch: str) -> tuple[TaskRow, ...]:
-        if not batch:
-            return ()
         begun = time.monotonic()
-        if begun < self._tasks_due and self.sight.batch == batch:
-            return self.sight.tasks
+        if not batch or (begun < self._tasks_due and self._last.batch == batch):
+            return self._last.tasks if batch else ()
         found = tuple(observer.reader.tasks(batch))
         if self._batch_prompts[0] != batch:
             prompts = observer.reader.read(queries.prompts_of_batch, batch, _MOST_PROMPTS)
@@ -151,11 +134,12 @@ class SpoolPoller:
         self._tasks_due = begun + max(self._interval_s, took / _SHARE)
         return found
 
-    def _story(self, observer: Observer, wish: TopQuery) -> Story | None:
-        assert wish.ref is not None
+    def _story(self, observer: Observer, ref: Ref) -> Story:
         # The row first: what is final in it has no more to come.
-        row = observer.reader.task(wish.ref)
-        if wish.ref not in self._prompts:
-            self._prompts = {wish.ref: observer.reader.prompt(wish.ref)}
-        events = observer.reader.read(lookups.events, wish.ref, wish.known)
-        return Story(row, self._prompts[wish.ref], wish.known, tuple(events))
+        row, known = observer.reader.task(ref), self._last.story
+        if known and known.row.ref == ref:
+            story = replace(known, row=row)
+        else:
+            story = Story(row, observer.reader.prompt(ref))
+        story.events.extend(observer.reader.read(lookups.events, ref, len(story.events)))
+        return story
