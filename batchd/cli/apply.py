@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from batchd.errors import FolderError, NotPossibleError, SandboxError, UsageErro
 from batchd.log import escape
 from batchd.observe import changes
 from batchd.records import Ref, SandboxPolicy
+from batchd.sandbox.command_user import as_root
 from batchd.sandbox.trigger_search import run_by_git
 from batchd.store.queries import StoreReader
 from batchd.workspace import applying
@@ -44,12 +46,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--into", metavar="DIR", type=Path, help="the repository (default: the one that was cloned)"
     )
     parser.add_argument(
+        "--new", action="store_true", help="refuse a --branch that is there already"
+    )
+    parser.add_argument(
+        "--sha256", metavar="HASH", default="", help="refuse any patch but the one with this hash"
+    )
+    parser.add_argument(
         "--with-hooks", action="store_true", help="apply it even if it changes what git itself runs"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Apply patches: together, or as commits in order up to the first that does not go in."""
+    if args.new and args.branch is None:
+        raise UsageError("--new is for a branch: give --branch NAME, too")
     settings = formatting.settings(args.config)
     with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
         wanted = []
@@ -115,18 +125,25 @@ def _order(made: diff.TaskPatch, args: argparse.Namespace) -> _Order:
     remarks = changes.remarks(result)
     if result.workspace is None:
         raise NotPossibleError(f"{ref} cannot be applied: it worked on no clone or copy")
-    if not made.whole:
+    if not changes.whole(result):
         why = "; ".join(remarks) or "it has changed nothing"
         raise NotPossibleError(f"{ref} cannot be applied: {why}")
     for remark in remarks:
         formatting.complain(f"batchd: {ref}: {remark}")
     patch = made.patch()
+    if args.sha256 not in {"", hashlib.sha256(patch).hexdigest()}:
+        raise NotPossibleError(
+            f"{ref} is not applied: its patch is another one than that of --sha256; look with "
+            f"`batchd diff {ref}`"
+        )
     if not args.with_hooks and (names := run_by_git(patch)):
         raise NotPossibleError(
             f"{ref} is not applied: it changes what git runs by itself ({', '.join(names[:8])}); "
             f"look with `batchd diff {ref}`, then give --with-hooks"
         )
-    return _Order((ref,), _into(made, args.into), (patch,), _branch(made, args.branch))
+    return _Order(
+        (ref,), _into(made, args.into), (patch,), _branch(made, args.branch, new=args.new)
+    )
 
 
 def _into(made: diff.TaskPatch, given: Path | None) -> Path:
@@ -137,13 +154,18 @@ def _into(made: diff.TaskPatch, given: Path | None) -> Path:
     into = Path(os.path.realpath(given or source))
     if not (into / ".git").is_dir() and not (into / "objects").is_dir():
         raise NotPossibleError(
-            f"{into} is not a git repository: name the main working tree with --into, or apply "
-            f"the patch {made.file} by hand"
+            f"{into} is no repository: name the main working tree with --into, or put the patch "
+            f"there by hand: {changes.by_hand(into, made.file)}"
+        )
+    if as_root() and not into.stat().st_uid:
+        raise NotPossibleError(
+            f"{into} belongs to root, and batchd's git never runs as root: put the patch there by "
+            f"hand: {changes.by_hand(into, made.file)}"
         )
     return into
 
 
-def _branch(made: diff.TaskPatch, name: str | None) -> applying.Branch | None:
+def _branch(made: diff.TaskPatch, name: str | None, *, new: bool) -> applying.Branch | None:
     if name is None:
         return None
     first = next(iter(made.result.first_prompt.strip().splitlines()), "")
@@ -154,6 +176,7 @@ def _branch(made: diff.TaskPatch, name: str | None) -> applying.Branch | None:
         author=_own("user.name") or _NAME,
         email=_own("user.email") or _EMAIL,
         message=f"{title or made.ref}\n\nMade by {made.result.model} as batchd's task {made.ref}.",
+        new=new,
     )
 
 

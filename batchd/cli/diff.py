@@ -103,12 +103,6 @@ class TaskPatch:
         """Where the patch lies."""
         return self.folder / outbox.patch_name(self.ref.task)
 
-    @property
-    def whole(self) -> bool:
-        """Whether there is a patch, with all of its files, that may be shown."""
-        patch = self.result.patch
-        return bool(patch and patch.file and not patch.withheld and not patch.left_out)
-
     def patch(self) -> bytes:
         """Return the patch. Raises ``NotPossibleError`` where it is not what the result says."""
         patch = self.result.patch

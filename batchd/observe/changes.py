@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 from batchd.formats import ResultV1
 
 _HEAD = b"\ndiff --git "
+
+
+def whole(result: ResultV1) -> bool:
+    """Return whether there is a patch, with all of its files, that may be shown."""
+    patch = result.patch
+    return bool(patch and patch.file and not patch.withheld and not patch.left_out)
+
+
+def by_hand(into: Path, patch: Path) -> str:
+    """Return the command that puts a patch into a directory as git of its user does."""
+    # In a repository, git leaves out what lies outside of the directory in which it runs.
+    top = next((each for each in (into, *into.parents) if (each / ".git").exists()), into)
+    below = [] if top == into else [f"--directory={into.relative_to(top)}"]
+    return shlex.join(["git", "-C", str(top), "apply", *below, str(patch)])
 
 
 def remarks(result: ResultV1) -> list[str]:

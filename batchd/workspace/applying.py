@@ -43,6 +43,8 @@ class Branch:
     author: str
     email: str
     message: str
+    #: Whether one that is there already is refused.
+    new: bool = False
 
 
 def obeyed(into: Path) -> bytes:
@@ -121,7 +123,7 @@ async def apply(
     ``ruled``: patterns of the names that they may not change. Raises ``WorkspaceError`` where they
     do not fit, with the reason, and ``SandboxError``: then nothing has changed.
     """
-    words = () if branch is None else dataclasses.astuple(branch)
+    words = [str(word or "") for word in dataclasses.astuple(branch)] if branch else ()
     text = _TREE_IN_PLACE if branch is None else _BRANCH
     sizes = " ".join(str(len(patch)) for patch in patches)
     given = f"ruled={len(ruled)} sizes='{sizes}'\n"

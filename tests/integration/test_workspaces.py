@@ -13,6 +13,7 @@ import http.server
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -1091,7 +1092,8 @@ def test_tasks_of_one_repository_work_at_once_and_leave_patches(spool: Any) -> N
         assert (source / "notes.txt").read_text() == "1\n2\n"
         refused = spool.batchd("apply", "b/002")
         assert refused.returncode == 3
-        assert "changes of its own: notes.txt" in refused.stderr
+        fix = "commit or stash them, or apply to a branch: --branch NAME"
+        assert f"changes of its own: notes.txt ({fix})" in " ".join(refused.stderr.split())
         assert spool.batchd("apply", "b/002", "--branch", "wip").returncode == 0
         assert git(source, "log", "-1", "--format=%s", "wip") == "Write notes"
         mirrors = spool.folder / ".batchd-mirrors"
@@ -1099,6 +1101,34 @@ def test_tasks_of_one_repository_work_at_once_and_leave_patches(spool: Any) -> N
         answer = spool.batchd("prune", "--outbox", "--yes")
         assert "1 mirror removed" in answer.stdout
         assert not list(mirrors.iterdir())
+
+
+def test_where_batchd_applies_nothing_it_says_what_to_type(spool: Any) -> None:
+    """Into a copied folder within a repository, and into one that root owns:
+    the command works as it is printed.
+    """
+    source = served(spool)
+    notes = source / "docs/own"
+    notes.mkdir(parents=True)
+    (notes / "a.txt").write_text("a\n")
+    give_away(source)
+    tasks = [{"first_prompt": "Write notes", "model": "standin/notes-1"}]
+    file = spool.write("b.json", tasks, dir=str(notes), workspace="copy")
+    assert spool.batchd("run", file).returncode == 0
+    for arguments in ((), ("--into", str(notes))):
+        refused = spool.batchd("apply", "b/001", *arguments)
+        assert refused.returncode == 3
+        assert f"{notes} is no repository" in refused.stderr
+    patch = spool.folder / "outbox/b/001.patch"
+    command = f"git -C {source} apply --directory=docs/own {patch}"
+    assert refused.stderr.rstrip().endswith(command)
+    git(source, *shlex.split(command)[3:])
+    assert (notes / "notes.txt").read_text() == "1\n"
+    if os.geteuid() == 0:
+        os.chown(source, 0, 0)
+        refused = spool.batchd("apply", "b/001", "--into", source)
+        assert f"by hand: git -C {source} apply {patch}" in refused.stderr
+        assert "chown" not in refused.stderr
 
 
 def test_what_cannot_be_had_ends_its_tasks_and_no_others(spool: Any) -> None:

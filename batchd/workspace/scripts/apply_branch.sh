@@ -1,4 +1,5 @@
-# On the branch $1, which begins at $2 where it is new; by $3 <$4>, with the message $5.
+# On the branch $1, which begins at $2 where it is new; by $3 <$4>, with the message $5;
+# where $6 is not empty, it must be new.
 
 ref="refs/heads/$1"
 case $1 in HEAD | -*) refuse "$1 is not a name for a branch" ;; esac
@@ -7,6 +8,7 @@ if [ "$(repo symbolic-ref --quiet HEAD || true)" = "$ref" ] && [ "$store" = .git
     refuse "$1 is checked out: name another branch, or none"
 fi
 old=$(repo rev-parse --verify --quiet "$ref^{commit}" || true)
+[ -z "$6" ] || [ -z "$old" ] || refuse "the branch $1 is there already: name another one"
 # Of all its working trees git knows which are on it; it is moved to where it is.
 [ -z "$old" ] || repo branch --quiet --force -- "$1" "$old" 2> "$own/why" || refuse "$(why)(name another branch)"
 parent=${old:-$2}

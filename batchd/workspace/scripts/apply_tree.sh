@@ -44,7 +44,7 @@ if [ $again = yes ]; then
     back
 else
     others=$(few < "$own/dirty")
-    [ -z "$others" ] || refuse "its working tree has changes of its own: $others"
+    [ -z "$others" ] || refuse "its working tree has changes of its own: ${others% } (commit or stash them, or apply to a branch: --branch NAME)"
     # Files that git does not know are the owner's, ignored ones too.
     names --diff-filter=A | exact ls-files --others -- | few > "$own/way"
     [ ! -s "$own/way" ] || refuse "files of your own are in the way: $(cat "$own/way")"
