@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "status": "show batches, the tasks of one, or one task",
     "top": "show how things stand, live, and step in with a key",
     "logs": "show what tasks did, step by step",
+    "search": "find a text in prompts, answers, commands and their outputs",
     "cost": "show what was spent, or what other models would have cost",
     "web": "show batches and tasks in a browser, live",
     "report": "write the report of a batch again, or of several batches or days, or a table for spreadsheets",
@@ -78,6 +79,7 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "status": ("batchd status", "batchd status evening", "batchd status evening/001"),
     "top": ("batchd top", "batchd top --once"),
     "logs": ("batchd logs evening/001", "batchd logs -f evening"),
+    "search": ("batchd search ModuleNotFoundError", "batchd search 'rate limit' evening"),
     "cost": (
         "batchd cost --since today",
         "batchd cost evening --compare openai/gpt-6-luna anthropic/claude-haiku-5-5",

@@ -313,6 +313,23 @@ def prompts_of_batch(db: sqlite3.Connection, name: str, most: int = -1) -> dict[
     return _prompts(rows)
 
 
+def prompts_from(
+    db: sqlite3.Connection, name: str, first: int, most: int, task: str = ""
+) -> list[tuple[int, str, str | None]]:
+    """Return the number, id and prompt of some tasks of a batch, or of one task: of those from
+    number ``first`` on at most so many. A prompt is None once it was pruned.
+    """
+    rows = db.execute(
+        "SELECT t.id, t.name, p.body FROM tasks t LEFT JOIN specs p ON p.task = t.id"
+        " WHERE t.batch = ?1 AND t.id >= ?2 AND (?4 = '' OR t.name = ?4) ORDER BY t.id LIMIT ?3",
+        (batch_key(db, name), first, most, task),
+    )
+    return [
+        (number, each, None if body is None else _ASKED.decode(unpack(body)).first_prompt)
+        for number, each, body in rows
+    ]
+
+
 def first_prompts(db: sqlite3.Connection, names: Collection[str]) -> dict[str, str]:
     """Return by batch the prompt of its first task; of pruned and of refused ones none."""
     rows = db.execute(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from batchd.errors import (
     UnknownNameError,
     UsageError,
 )
+from batchd.observe.search import Hit, finder, search
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
 from batchd.web import batch_page, made, page_data, page_updates, pages
@@ -38,6 +41,8 @@ from batchd.web.store_queries import StoreQueries, StoreWatch
 
 #: Older batches that are sent at once.
 _PAGE_OF_BATCHES = 100
+#: How long one request searches (seconds), and after how many hits it ends; how many at once.
+_SEARCH_S, _HITS, _SEARCHES = 0.3, 50, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +100,8 @@ def application(
 class _Handlers:
     def __init__(self, sources: PageSources) -> None:
         self._sources = sources
+        #: Others than searches have threads, too.
+        self._searching = asyncio.Semaphore(_SEARCHES)
 
     def routes(self) -> Sequence[Route]:
         batch, task = "/batches/{batch}", "/batches/{batch}/{task}"
@@ -110,6 +117,7 @@ class _Handlers:
             Route("/api/overview", self.overview),
             Route("/api/batches", self.batches),
             Route("/api/cost", self.cost),
+            Route("/api/search", self.search),
             Route(f"/api{batch}", self.batch),
             Route("/api/report/{batch}", self.whole),
             Route(f"/api{task}", self.task),
@@ -262,6 +270,25 @@ class _Handlers:
 
     async def _asked(self, question: Callable[[StoreReader], object]) -> Response:
         return _json(await self._sources.queries.ask(question))
+
+    async def search(self, request: Request) -> Response:
+        """Return what a moment of looking finds in a batch, and where the next one begins: who
+        types on asks no further.
+        """
+        given = request.query_params
+        find, first = finder(given.get("q", "")), page_updates.number(request, "from")
+
+        def found(reader: StoreReader) -> dict[str, Any]:
+            row, hits = reader.batch(given.get("batch", "")), list[Hit]()
+            ends = time.monotonic() + _SEARCH_S
+            for after, part in search(reader, row, find, first):
+                hits += part
+                if len(hits) >= _HITS or time.monotonic() > ends:
+                    return {"hits": hits, "next": after}
+            return {"hits": hits, "next": 0}
+
+        async with self._searching:
+            return _json(await self._sources.queries.ask(found))
 
     # What keeps them up to date
 

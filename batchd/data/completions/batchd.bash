@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/batchd
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_batchd_subparsers=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority nice prune tune worker backup restore demo)
+_shtab_batchd_subparsers=(init serve run submit wait status top logs search cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority nice prune tune worker backup restore demo)
 
 _shtab_batchd_init_option_strings=(-h --help --config --model --base-url --key-env --key-file --no-key --agents --systemd --user --every --remove --yes)
 _shtab_batchd_serve_option_strings=(-h --help --config --drop-packs)
@@ -15,6 +15,7 @@ _shtab_batchd_wait_option_strings=(-h --help --config --json)
 _shtab_batchd_status_option_strings=(-h --help --config -n --last --json)
 _shtab_batchd_top_option_strings=(-h --help --config -i --interval --once)
 _shtab_batchd_logs_option_strings=(-h --help --config -f --follow --full --lines --json)
+_shtab_batchd_search_option_strings=(-h --help --config --case -n --json)
 _shtab_batchd_cost_option_strings=(-h --help --config --by --since --until --model --provider --tag --batch --compare --tokens --json --csv)
 _shtab_batchd_web_option_strings=(-h --help --config --listen)
 _shtab_batchd_report_option_strings=(-h --help --config --since --until -o --output --csv)
@@ -57,6 +58,7 @@ _shtab_batchd_wait___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_status___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_top___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_logs___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_search___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_cost___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_web___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_report___config_COMPGEN=_shtab_compgen_files
@@ -93,7 +95,7 @@ _shtab_batchd__C_COMPGEN=_shtab_compgen_dirs
 
 _shtab_batchd_schema_pos_0_choices=(task result summary status notification)
 _shtab_batchd_completion_pos_0_choices=(bash zsh)
-_shtab_batchd_pos_0_choices=(init serve run submit wait status top logs cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority nice prune tune worker backup restore demo)
+_shtab_batchd_pos_0_choices=(init serve run submit wait status top logs search cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority nice prune tune worker backup restore demo)
 
 _shtab_batchd_init__h_nargs=0
 _shtab_batchd_init___help_nargs=0
@@ -133,6 +135,10 @@ _shtab_batchd_logs___follow_nargs=0
 _shtab_batchd_logs___full_nargs=0
 _shtab_batchd_logs___lines_nargs=0
 _shtab_batchd_logs___json_nargs=0
+_shtab_batchd_search__h_nargs=0
+_shtab_batchd_search___help_nargs=0
+_shtab_batchd_search___case_nargs=0
+_shtab_batchd_search___json_nargs=0
 _shtab_batchd_cost__h_nargs=0
 _shtab_batchd_cost___help_nargs=0
 _shtab_batchd_cost___compare_nargs='*'

@@ -7,12 +7,12 @@ const BatchPage = (() => {
 
   function begin(batch) {
     const content = Frame.begin("", batch), state = Batch.read(location.search);
-    const top = el("div"), counts = el("div", { class: "outcome" }), figures = el("dl", { class: "figures" }), orders = el("div"), whole = el("div");
+    const top = el("div"), counts = el("div", { class: "outcome" }), figures = el("dl", { class: "figures" }), orders = el("div"), find = Search.box(batch), whole = el("div");
     const address = t => `/batches/${encodeURIComponent(batch)}/${encodeURIComponent(t.id)}`, link = (t, text) => el("a", { class: "link", href: address(t), text });
     const open = t => location.assign(address(t)), table = Tasks.create(state, ["live"], { link, open, changed });
     const saved = el("div"), tasks = Batch.section("tasks", "All tasks", "", table.root, saved);
     tasks.hidden = true; // until it is known that there are some
-    content.replaceChildren(top, orders, counts, figures, whole, tasks);
+    content.replaceChildren(top, orders, counts, figures, find, whole, tasks);
     Keep.listed(batch, location.search);
     let timeline = null, asked = false, due = 0, last = "";
     const ways = {
@@ -30,7 +30,7 @@ const BatchPage = (() => {
       Keep.one(counts, { b: Batch.STATUSES.map(s => b[s]), on: [...state.status] }, () => Batch.outcome(b, b.tasks, state, changed));
       Keep.list(figures, Batch.figures(b, { ...b, ended, since: b.finished_at ? 0 : b.received_at, took_s: b.finished_at - b.received_at }), f => f.label, Batch.figure);
       Keep.one(saved, data.results || null, () => el("p", { class: "saved soft" }, "All results, a line each: ", el("a", { href: `/batches/${encodeURIComponent(batch)}/results.jsonl`, text: "results.jsonl" })));
-      tasks.hidden = !b.tasks;
+      tasks.hidden = find.hidden = !b.tasks;
       table.fill({ ...data, all: b.tasks });
       document.title = `${b.tasks ? `${ended}/${b.tasks} ` : ""}${b.name} · batchd`;
       const mark = JSON.stringify([b.calls, ended, b.finished_at]);
