@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "It reads the store, with or without a daemon, and changes nothing, unless [web] orders lets browsers "
-        "cancel, pause, resume and retry. Ctrl-C ends it."
+        "give orders. Ctrl-C ends it."
     )
 
 

@@ -668,6 +668,22 @@ def _parsed(text: str, place: str) -> dict[str, str]:
     return headers
 
 
+#: What browsers may order where ``[web] orders`` is true, and what it can name beside that.
+WEB_ORDERS = ("cancel", "pause", "resume", "retry")
+_NAMED_ORDERS = (*WEB_ORDERS, "apply", "submit")
+
+
+def _orders(value: object) -> bool | tuple[str, ...]:
+    """Return what ``[web] orders`` says. Raises ``ValueError``."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, list | tuple) and all(each in _NAMED_ORDERS for each in value):
+        return tuple(value)
+    given = f", not {value!r}" if isinstance(value, list | tuple) else ""
+    names = ", ".join(map(repr, _NAMED_ORDERS))
+    raise ValueError(f"it must be true, false or a list of {names}{given}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebSection(Section):
     """``[web]``: the page of `batchd web`."""
@@ -680,8 +696,13 @@ class WebSection(Section):
     token_env: Variable = ""
     token_file: KeyFile = ""
     open: bool = False
-    orders: bool = False
+    orders: Annotated[bool | tuple[str, ...], Reads(_orders, words=True)] = False
     hosts: tuple[Name, ...] = ()
+
+    @property
+    def verbs(self) -> tuple[str, ...]:
+        """What browsers may order."""
+        return self.orders if isinstance(self.orders, tuple) else WEB_ORDERS * self.orders
 
     @property
     def address(self) -> tuple[str, int]:

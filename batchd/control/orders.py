@@ -184,7 +184,10 @@ class Retry(Order[Retried], frozen=True, kw_only=True):
         what = "failed task" if self.failed else "task"
         asked = name if "/" in name else f"{counted(count, what)} of {name}"
         done = counted(completed, "task")
-        paid = f"{done} completed before, and costs money again."
+        cost = "costs" if completed == 1 else "cost"
+        paid = f"{done} completed before, and {cost} money again."
+        if self.model:
+            asked += f" with {self.model}"
         return f"Run {asked} again?", "" if self.failed or not completed else paid
 
     def say(self, answer: Retried) -> Iterator[str]:

@@ -75,14 +75,14 @@ def lying(inbox: Path, state: Path) -> tuple[list[Claim], list[Claim]]:
     return sorted(ours, key=attrgetter("ulid")), sorted(others, key=attrgetter("ulid"))
 
 
-def hand_over(state: Path, name: str, data: bytes) -> Claim:
+def hand_over(state: Path, name: str, data: bytes, claim: str = "") -> Claim:
     """Put a file where claims lie, durably, as if it had been claimed: for whose it is.
 
-    Raises ``OSError``.
+    ``claim``: the ULID to use; empty: a new one. Raises ``OSError``.
     """
     folder = state / _OURS
     folder.mkdir(mode=0o700, exist_ok=True)
-    claim = Ulids(mark(state))()
+    claim = claim or Ulids(mark(state))()
     path = folder / f"{claim}-{_short(name)}"
     files.write_whole(path, data, replace=False, mode=0o600, follow=False)
     return Claim(claim, name, path)

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from batchd.config.sections import WebSection
+from batchd.config import Config
 from batchd.errors import (
     BatchdError,
     ForbiddenError,
@@ -33,7 +33,7 @@ from batchd.observe.search import Hit, finder, search
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
 from batchd.web import batch_page, made, page_data, page_updates, pages
-from batchd.web.batch_page import Compared
+from batchd.web.batch_page import Compared, compared
 from batchd.web.orders import Ordering
 from batchd.web.page_updates import EventStreams
 from batchd.web.shield import SESSION_S, RequestShield, TokenCheck, cookie_name, refused, session
@@ -53,24 +53,24 @@ class PageSources:
     watch: StoreWatch
     streams: EventStreams
     gate: TokenCheck
-    #: Whether browsers may give any.
-    orders: bool
+    #: The verbs of those that browsers may give.
+    orders: tuple[str, ...]
     #: Models that costs are compared with.
     compare: Compared
 
 
-def application(
-    state: Path, gate: TokenCheck, streams: EventStreams, web: WebSection, compare: Compared
-) -> Starlette:
-    """Return what answers requests about the spool whose state directory this is."""
-    queries, orders = StoreQueries(state / "batchd.db"), web.orders and not gate.open
+def application(config: Config, gate: TokenCheck, streams: EventStreams) -> Starlette:
+    """Return what answers requests about a spool."""
+    state, web = Path(config.paths.state), config.web
+    # Where all look without a token, none is known who could give any.
+    queries, orders = StoreQueries(state / "batchd.db"), () if gate.open else web.verbs
     sources = PageSources(
         queries=queries,
         watch=StoreWatch(state),
         streams=streams,
         gate=gate,
         orders=orders,
-        compare=compare,
+        compare=compared(config),
     )
 
     @asynccontextmanager
@@ -79,7 +79,7 @@ def application(
         await sources.watch.close()
         sources.queries.close()
 
-    ordering = Ordering(state, queries).routes() if orders else ()
+    ordering = Ordering(config, gate, queries).routes() if orders else ()
     login = pages.shell(login=True)
     app = Starlette(
         routes=[*ordering, *_Handlers(sources).routes()],

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import html
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,7 +91,8 @@ def listed(reader: StoreReader, ref: Ref) -> dict[str, Any]:
     result = _result(reader, ref)
     if result is None:
         return {"patch": None, "files": [], "more": 0}
-    return outcome(result, _folder(reader, ref))
+    offer = offered(reader, ref)
+    return outcome(result, _folder(reader, ref)) | {"apply": offer and msgspec.to_builtins(offer)}
 
 
 def outcome(
@@ -120,6 +122,51 @@ def outcome(
         "deleted": gone[:names],
         "listed": result.files is not None,
     }
+
+
+class PatchOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """A patch that can be put into the repository that it is of."""
+
+    #: ``BATCH/TASK``.
+    task: str
+    sha256: str
+    #: The repository, or the directory; of a URL that.
+    into: str
+    #: The branch that it goes to, which is a new one.
+    branch: str
+    #: What puts it there: a command to type.
+    command: str
+    #: Whether this process may do that: the repository is its user's.
+    ours: bool
+
+
+def offered(reader: StoreReader, ref: Ref) -> PatchOffer | None:
+    """Return what can be done with a task's patch; None: it has none that is whole, and shown."""
+    result = _result(reader, ref)
+    if result is None or result.workspace is None or not changes.whole(result):
+        return None
+    assert result.patch is not None, "it is whole"
+    source, branch = result.workspace.source, f"batchd/{ref}"
+    command, ours = shlex.join(("batchd", "apply", str(ref), "--branch", branch)), False
+    if not source.startswith("/"):
+        command += " --into DIR"
+    else:
+        into = Path(source)
+        with contextlib.suppress(OSError):
+            inner = [each for each in (into / ".git", into / "objects") if each.is_dir()]
+            owners = {each.stat().st_uid for each in (into, *inner)}
+            ours = bool(inner) and owners == {os.geteuid()} != {0}
+            if not inner or 0 in owners:  # no repository, or one that no command of ours may touch
+                patch = _folder(reader, ref) / outbox.patch_name(ref.task)
+                command = changes.by_hand(into, patch)
+    return PatchOffer(
+        task=str(ref),
+        sha256=result.patch.sha256,
+        into=source,
+        branch=branch,
+        command=command,
+        ours=ours,
+    )
 
 
 def preview(reader: StoreReader, ref: Ref, path: str) -> dict[str, Any]:

@@ -136,7 +136,16 @@ _SCRIPTS = (
 #: … a report alone, and the page that a server sends.
 _REPORT = ("details.js", "report.js")
 _LIVE = (
-    *("live.js", "orders.js", "search.js", "frame.js", "overview.js", "following.js", "task.js"),
+    *(
+        "live.js",
+        "orders.js",
+        "dropping.js",
+        "search.js",
+        "frame.js",
+        "overview.js",
+        "following.js",
+        "task.js",
+    ),
     *("days.js", "cost.js", "main.js"),
 )
 
@@ -175,17 +184,17 @@ def assets() -> dict[str, ServedAsset]:
 
 
 @cache
-def shell(*, login: bool, orders: bool = False) -> str:
+def shell(*, login: bool, orders: tuple[str, ...] = ()) -> str:
     """Return the page that all pages are made in, or the one to sign in with.
 
-    ``orders``: whether it may give any.
+    ``orders``: the verbs of those that it may give.
     """
     names = {kind: _named(kind, data) for kind, data in _served()}
     script = names["login.js" if login else "app.js"]
     return Template(_asset("login.html" if login else "shell.html")).substitute(
         style=f"/assets/{names['app.css']}",
         script=f"/assets/{script}",
-        orders=" data-orders" if orders else "",
+        orders=f' data-orders="{" ".join(orders)}"' if orders else "",
     )
 
 

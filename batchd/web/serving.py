@@ -18,7 +18,6 @@ from batchd.config.sections import loopback
 from batchd.errors import NotPossibleError, UsageError
 from batchd.web import shield
 from batchd.web.application import application
-from batchd.web.batch_page import compared
 from batchd.web.page_updates import EventStreams
 from batchd.web.shield import TokenCheck
 
@@ -50,7 +49,7 @@ def serve(config: Config, host: str, port: int, say: Callable[[str], None]) -> N
     gate = TokenCheck(shield.kept(state) if made else secret)
     streams = EventStreams()
     with _listener(host, port) as sock:
-        app = application(state, gate, streams, web, compared(config))
+        app = application(config, gate, streams)
         for line in _announcement(sock, gate, state if made else None):
             say(line)
         asyncio.run(

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from batchd.errors import NotPossibleError
 from batchd.records import policy
+from batchd.spool import files
 
 #: The file in the state directory, mode 0600.
 NAME = "web.token"
@@ -39,7 +40,12 @@ def kept(state: Path) -> str:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             return _token_in(path)
-        _write(path, state.stat())
+        # Of two processes that make one at once, one wins, and both read what it wrote.
+        with contextlib.suppress(FileExistsError):
+            token = f"{secrets.token_urlsafe(32)}\n".encode()
+            files.write_whole(path, token, replace=False, mode=0o600)
+            if os.geteuid() == 0:  # the daemon's user must be able to read it, too
+                os.chown(path, state.stat().st_uid, state.stat().st_gid)
         return _token_in(path)
     except OSError as error:
         raise NotPossibleError(
@@ -59,21 +65,6 @@ def _token_in(path: Path) -> str:
     if len(token) < _MIN_TOKEN_CHARS:
         raise NotPossibleError(f"{path}: it holds no token; remove it, and start again")
     return token
-
-
-def _write(path: Path, state: os.stat_result) -> None:
-    """Make a token; of two processes that do so at once, one wins, and both read what it wrote."""
-    draft = path.with_name(f"{NAME}.{secrets.token_hex(8)}")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with open(fd, "wb") as file:
-            file.write(f"{secrets.token_urlsafe(32)}\n".encode())
-            if os.geteuid() == 0:  # the daemon's user must be able to read it, too
-                os.fchown(fd, state.st_uid, state.st_gid)
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink()
 
 
 #: How long a browser is remembered (seconds).
@@ -143,6 +134,10 @@ class TokenCheck:
         """
         return self._signed(f"orders {session}")
 
+    def ticket(self, session: str, order: bytes) -> str:
+        """Return what shows that a session was asked whether it means this very order."""
+        return self._signed(f"order {session} {order.hex()}")
+
     def admits(self, session: str) -> bool:
         """Return whether a session is good."""
         head, _, sign = session.rpartition(".")
@@ -184,6 +179,8 @@ _FREE = ("/session", "/assets/")
 ASKED, CONFIRMED = "/api/orders", "/api/orders/confirmed"
 #: The header in which a page shows the key to its session.
 _KEY = "x-batchd-key"
+#: What a task file is sent as; the order to take it is in a header then.
+FILE_TYPE, ORDER_HEADER = "application/octet-stream", "x-batchd-order"
 
 
 class RequestShield:
@@ -196,15 +193,14 @@ class RequestShield:
         gate: TokenCheck,
         names: Sequence[str],
         login: str,
-        orders: bool = False,
+        orders: Sequence[str] = (),
     ) -> None:
         """``names``: those beside addresses and localhost;
-        ``login``: what browsers are shown first.
+        ``login``: what browsers are shown first; ``orders``: the verbs of those that they may give.
         """
         self._app = app
         self._gate = gate
-        # Where all look without a token, none is known who could give any.
-        self._orders = orders and not gate.open
+        self._orders = orders
         self._hosts = {"localhost", *(name.lower().rstrip(".") for name in names)}
         self._login = login
 
@@ -261,9 +257,11 @@ class RequestShield:
             why = "show the token first: this browser has no key for orders, or an old one"
             return JSONResponse({"error": why, "key": "wanted"}, 403)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        return (
-            None if kind == "application/json" else JSONResponse({"error": "orders are JSON"}, 415)
-        )
+        # Neither can be sent by a form, nor by a script of another origin that does not ask first.
+        file = kind == FILE_TYPE and scope["path"] == CONFIRMED and "submit" in self._orders
+        if kind != "application/json" and not file:
+            return JSONResponse({"error": "orders are JSON"}, 415)
+        return None
 
 
 def _from_here(headers: Headers) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sockets
 from patience import PATIENCE_S
@@ -23,6 +24,7 @@ from serving import Page, until, web
 from batchd.errors import UsageError
 from batchd.pauses import aside
 from batchd.records import Scope
+from batchd.spool import ulid
 from batchd.store.queries import StoreReader
 from batchd.web.orders import WantedOrder, ordered
 from batchd.web.shield import TokenCheck
@@ -61,11 +63,20 @@ class Browser:
         answer, data = self.page.ask(path, method="POST", token=None, body=body, **headers)
         return answer.status, json.loads(data)
 
-    def order(self, value: Mapping[str, object]) -> dict[str, Any]:
+    def send(self, value: object, file: bytes, **other: str) -> tuple[int, dict[str, Any]]:
+        """Say yes to an order to take a task file."""
+        headers = {"Content_Type": "application/octet-stream", "X_Batchd_Order": json.dumps(value)}
+        return self.post("/api/orders/confirmed", file, **{**headers, **other})
+
+    def order(self, value: Mapping[str, object], file: bytes | None = None) -> dict[str, Any]:
         """Ask, say yes, and return what came of it."""
         status, asked = self.post("/api/orders", value)
         assert status == 200, asked
-        status, done = self.post("/api/orders/confirmed", {**value, "claim": asked["claim"]})
+        meant = {**value, "claim": asked["claim"]}
+        if file is None:
+            status, done = self.post("/api/orders/confirmed", meant)
+        else:
+            status, done = self.send(meant, file)
         assert status == 200, done
         return {**done, "question": asked["question"]}
 
@@ -77,11 +88,13 @@ def sign_in(page: Page) -> Browser:
     return Browser(page, cookie, json.loads(data)["key"])
 
 
-def allow(spool: Spool) -> None:
+def allow(spool: Spool, orders: str = "true") -> None:
     """Let browsers give orders, and know a slow model."""
     config = spool.folder / "config.toml"
     price = "input_usd_per_mtok = 1.0\noutput_usd_per_mtok = 2.0\n"
-    config.write_text(f'{config.read_text()}\n[models."{SLOW}"]\n{price}\n[web]\norders = true\n')
+    config.write_text(
+        f'{config.read_text()}\n[models."{SLOW}"]\n{price}\n[web]\norders = {orders}\n'
+    )
 
 
 def drop(spool: Spool, tasks: int = 3) -> None:
@@ -255,6 +268,161 @@ def test_without_its_question_an_order_is_none(spooled: Browser) -> None:
         status, refused = spooled.post(path, value)
         assert (status, "claim of its question" in refused["error"]) == (400, True)
     assert spooled.post("/api/orders/confirmed", {})[0] == 400
+
+
+def signed(browser: Browser, order: WantedOrder) -> str:
+    """Return the ticket of an order, as the server makes them."""
+    shown = browser.cookie.partition("=")[2]
+    ticket = TokenCheck(browser.page.token).ticket(shown, msgspec.json.encode(order))
+    return f"{order.claim}.{ticket}"
+
+
+def test_a_yes_is_good_for_its_own_question_alone(spooled: Browser) -> None:
+    """Not for another order, in another session, or after ten minutes."""
+    _, asked = spooled.post("/api/orders", CANCEL)
+    one = {**CANCEL, "claim": asked["claim"]}
+    _, asked = spooled.post("/api/orders", PAUSE)
+    ago = ulid._text(int((time.time() - 700) * 1000) << ulid._RANDOM_BITS)
+    old = signed(spooled, WantedOrder(verb="cancel", scope=Scope.BATCH, name="b", claim=ago))
+    for why, browser, given in (
+        ("another question", spooled, {**CANCEL, "claim": asked["claim"]}),
+        ("another question", spooled, {**one, "scope": "task", "name": "b/001"}),
+        ("another question", spooled, {**one, "claim": one["claim"].partition(".")[0]}),
+        ("another question", sign_in(spooled.page), one),
+        (
+            "ten minutes",
+            spooled,
+            {**CANCEL, "claim": old},
+        ),
+    ):
+        status, refused = browser.post("/api/orders/confirmed", given)
+        assert (status, why in refused["error"]) == (400, True), (given, refused)
+
+
+def test_true_means_four_orders(spooled: Browser) -> None:
+    """``apply`` and ``submit`` must be named: else neither step takes them, and no file."""
+    for value in (
+        {"verb": "submit", "name": "t.json", "size": 9},
+        {"verb": "apply", "name": "b/001"},
+    ):
+        status, refused = spooled.post("/api/orders", value)
+        assert (status, "cancel, pause, resume, retry" in refused["error"]) == (403, True), refused
+        assert spooled.send(value, b"whatever.")[0] == 415
+    _, shell = spooled.page.ask("/", Accept="text/html")
+    assert b'data-orders="cancel pause resume retry"' in shell
+
+
+def test_a_list_names_which(spool: Spool) -> None:
+    """Others are refused; a name that there is not, with those that there are."""
+    allow(spool, '["pause", "submit"]')
+    with web(spool) as page:
+        browser = sign_in(page)
+        status, refused = browser.post("/api/orders", {**CANCEL, "verb": "retry"})
+        assert (status, "it allows pause, submit" in refused["error"]) == (403, True)
+        assert browser.post("/api/orders", submits("t.json", b"x"))[0] == 200
+    config = spool.folder / "config.toml"
+    config.write_text(config.read_text().replace('["pause", "submit"]', '["pause", "prune"]'))
+    refused_start = spool.batchd("web", "--listen", "127.0.0.1:0")
+    assert refused_start.returncode == 2
+    assert "[web] orders: it must be true, false or a list of 'cancel'" in refused_start.stderr
+    assert "'apply', 'submit', not ['pause', 'prune']" in refused_start.stderr
+
+
+def submits(name: str, file: bytes) -> dict[str, Any]:
+    """Return the order to take a task file."""
+    return {"verb": "submit", "name": name, "size": len(file)}
+
+
+def test_a_task_file_is_taken_as_the_inbox_would(spool: Spool) -> None:
+    """By the inbox's own way, under its name and its limits: what is wrong is said as there, a yes
+    that comes twice is one batch, and no name leads elsewhere.
+    """
+    allow(spool, '["submit"]')
+    good = b'{"tasks": [{"first_prompt": "x"}]}'
+    with web(spool) as page:
+        browser = sign_in(page)
+        value = submits("night.json", good)
+        _, asked = browser.post("/api/orders", value)
+        status, refused = browser.send({**value, "claim": asked["claim"]}, good)
+        assert (status, "no daemon runs" in refused["error"]) == (409, True)
+        with spool.serving():
+            taken = browser.order(submits("../../ünsafe\n.json", good), good)
+            assert taken["question"].startswith("Take -..-ünsafe")
+            (name,) = taken["batches"]
+            assert taken["lines"] == [f"Taken up as {name}: 1 task"]
+            assert spool.batchd("wait", name).returncode == 0
+            folder = spool.folder / "outbox" / name
+            assert (folder / "request.json").read_bytes() == good
+            value = submits("night.json", good)
+            _, asked = browser.post("/api/orders", value)
+            twice = [browser.send({**value, "claim": asked["claim"]}, good)[1] for _ in range(2)]
+            assert [each["batches"] for each in twice] == [["night"], ["night"]], twice
+            bad = b'{"tasks": [{"first_prompts": "x"}]}'
+            refusal = browser.order(submits("bad.json", bad), bad)
+            assert refusal["lines"][0] == "Refused, as bad:"
+            assert "do you mean first_prompt?" in "".join(refusal["lines"])
+            assert len(page.get("/api/batches")["batches"]) == 3
+            assert not [*(spool.folder / ".batchd/claimed").iterdir()]
+        found = lines(spool, "command_done")
+        assert {line["verb"] for line in found} == {"submit"}
+        assert all(line["via"].startswith("web session ") for line in found)
+        for path in (spool.folder, spool.folder.parent):
+            assert not [*path.glob("*nsafe*")]
+
+
+def test_a_file_that_was_not_asked_for_is_refused(spool: Spool) -> None:
+    """Too large, of another size, without an order or with one that takes none, as another type."""
+    allow(spool, '["submit", "pause"]')
+    good = b'{"tasks": [{"first_prompt": "x"}]}'
+    with web(spool) as page:
+        browser = sign_in(page)
+        for size in (0, -1, (16 << 20) + 1):
+            status, refused = browser.post("/api/orders", {**submits("a.json", good), "size": size})
+            assert (status, "16 MB" in refused["error"]) == (400, True)
+        assert browser.post("/api/orders", submits("", good))[0] == 400
+        assert browser.post("/api/orders", good, Content_Type="application/octet-stream")[0] == 415
+        value = submits("a.json", good)
+        meant = {**value, "claim": browser.post("/api/orders", value)[1]["claim"]}
+        pause = {**PAUSE, "claim": signed(browser, WantedOrder(verb="pause", claim=ulid.ulid()))}
+        for why, (status, refused) in (
+            ("may have 34 bytes", browser.send(meant, good + b" ")),
+            ("33 bytes came", browser.send(meant, good[:-1])),
+            ("another question", browser.send({**meant, "size": 99}, good)),
+            ("another question", browser.send({**meant, "name": "b.json"}, good)),
+            ("claim of its question", browser.send(value, good)),
+            ("not an order", browser.send("x", good)),
+            ("and with no other", browser.send(pause, good)),
+            ("and with no other", browser.post("/api/orders/confirmed", meant)),
+        ):
+            assert (status, why in refused["error"]) == (400, True), (why, refused)
+        assert browser.send(meant, good, Content_Type="text/plain")[0] == 415
+        assert browser.send(meant, good, Origin="http://evil.example")[0] == 403
+        assert browser.send(meant, good, X_Batchd_Key="0")[0] == 403
+        headers = {"Cookie": browser.cookie, "Origin": page.address, "X_Batchd_Key": browser.key}
+        answer, _ = page.ask(
+            "/api/orders/confirmed", method="PUT", token=None, body=good, **headers
+        )
+        assert answer.status == 405
+    assert not (spool.folder / ".batchd/claimed").exists()
+
+
+def test_a_retry_names_what_was_paid_and_the_models_there_are(spool: Spool) -> None:
+    """Models are those of the configuration; with another one, its name is in the question."""
+    allow(spool)
+    path = spool.write("c.json", [{"first_prompt": "x"}])
+    with spool.serving(), web(spool) as page:
+        assert spool.batchd("submit", path, "--wait").returncode == 0
+        browser = sign_in(page)
+        again = {"verb": "retry", "scope": "batch", "name": "c"}
+        _, asked = browser.post("/api/orders", again)
+        assert "1 task completed before, and costs money again." in asked["question"]
+        assert "So far c has cost $" in asked["question"]
+        assert asked["models"] == ["standin/steps-2", SLOW]
+        done = browser.order({**again, "model": SLOW})
+        assert done["question"].startswith(f"Run 1 task of c with {SLOW} again?")
+        (name,) = done["batches"]
+        assert page.get(f"/api/batches/{name}/001")["task"]["model"] == SLOW
+        assert spool.batchd("cancel", name).returncode == 0
 
 
 @contextlib.contextmanager

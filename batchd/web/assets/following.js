@@ -79,6 +79,7 @@ const BatchPage = (() => {
     return [
       ...(ended < b.tasks ? [["Cancel", { verb: "cancel", ...given }], paused ? ["Resume", { verb: "resume", ...given }] : ["Pause", { verb: "pause", ...given }]] : []),
       ...(ended > b.completed ? [["Run again what did not complete", { verb: "retry", failed: true, ...given }]] : []),
+      ...(b.completed ? [["Run again", { verb: "retry", ...given }]] : []),
     ];
   }
   return { begin };

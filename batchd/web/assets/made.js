@@ -16,7 +16,7 @@ const Made = (() => {
   function changed(tag, given, list) {
     const gone = (given.deleted || []).map(path => ({ path, change: "deleted" })), all = [...given.files, ...gone];
     const none = given.listed && !all.length && !given.patch;
-    return [given.patch && part(tag, "Changes", Diff.render(given.patch)), none && part(tag, "Files", el("p", { class: "soft", text: "It has changed no file." })),
+    return [given.patch && part(tag, "Changes", given.apply ? Orders.patch(given.apply) : "", Diff.render(given.patch)), none && part(tag, "Files", el("p", { class: "soft", text: "It has changed no file." })),
       all.length && part(tag, "Files", list(all), cut(given.more, "file"))].filter(Boolean);
   }
 

@@ -8,7 +8,7 @@ const Overview = (() => {
     const headline = part("h1", { class: "headline" }), figures = part("dl", { class: "figures" });
     const open = lines("Open batches", "batches"), work = lines("At work", "agents"), providers = cards("Providers"), ended = lines("Ended lately", "ended");
     const orders = el("div");
-    content.replaceChildren(headline, orders, figures, open.root, work.root, providers.root, ended.root, el("p", { class: "older" }, el("button", { class: "plain-button", type: "button", text: "Show all batches", onclick: event => all(event.target, ended) })));
+    content.replaceChildren(headline, orders, Dropping.row(), figures, open.root, work.root, providers.root, ended.root, el("p", { class: "older" }, el("button", { class: "plain-button", type: "button", text: "Show all batches", onclick: event => all(event.target, ended) })));
     Live.listen(() => "/live/overview", { now: data => {
       if (!Frame.update(data, data.parked)) return;
       Keep.one(headline, standing(data), text => el("span", {}, text.strong, text.soft && el("span", { class: "of", text: text.soft })));
