@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from batchd.errors import UsageError
@@ -17,7 +17,9 @@ NO_TAG = "(none)"
 _NAMED = 5
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
-#: So many parked tasks of one batch are shown one by one.
+#: What people read for a stored status that stands for more than one thing, or is a word of ours.
+_STATUSES = {"timeout": "not accepted or over a limit", "parked": "waiting"}
+#: So many waiting tasks of one batch are shown one by one.
 _MAX_NAMED_TASKS = 3
 #: Said of what is out of order while no task needs it.
 _UNUSED = "no task waits for it, and the next one tries it"
@@ -168,7 +170,7 @@ def moment(at: float | None) -> str:
 def named(scope: str, name: str) -> str:
     """Return a scope as people call it."""
     words = {
-        "": "everything that was parked",
+        "": "everything that waits",
         "all": "everything",
         "day": "the day's budget",
         "provider": f"provider {name}",
@@ -177,6 +179,16 @@ def named(scope: str, name: str) -> str:
         "task": f"task {name}",
     }
     return escape(words[scope])
+
+
+def status(stored: str) -> str:
+    """Return the words for a status of a task or a batch of which no reason is known."""
+    return _STATUSES.get(stored, stored)
+
+
+def outcomes(counts: Mapping[str, int]) -> str:
+    """Return how tasks ended: ``12 completed, 3 failed``."""
+    return ", ".join(f"{count:,} {status(each)}" for each, count in counts.items())
 
 
 def option(scope: str, name: str) -> str:
@@ -238,7 +250,7 @@ def standstills(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterat
 def parked_lines(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterator[str]:
     """Yield two lines for each: what waits and why, and the fix. See ``standstills``."""
     for each in standstills(parked, idle):
-        state = "Paused" if each.paused else "Parked"
+        state = "Paused" if each.paused else "Waiting"
         yield escape(
             f"{state} since {moment(each.since)}: {each.what}. {each.why}".removesuffix(". ")
         )

@@ -59,8 +59,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for other programs")
     parser.epilog = (
         "Stop the daemon first. batchd imports results from the outbox, with their money. "
-        "Every other task without an end in that store may have run since: batchd parks it "
-        "until `batchd resume` or `batchd cancel`. The present store is kept beside the new "
+        "Every other task without an end in that store may have run since: it waits for "
+        "`batchd resume` or `batchd cancel`. The present store is kept beside the new "
         "one."
     )
 
@@ -200,7 +200,7 @@ def _listed(plan: ReconcilePlan) -> list[str]:
             f"{end.ref}: {end.result.status}, {money(end.result.cost.total)}" for end in plan.found
         ],
         "Batches whose summary is in the outbox count as published": plan.published,
-        "Tasks that may have run since are parked; a batch's name resumes all of its tasks": [
+        "Tasks that may have run since wait for you; a batch's name resumes all of its tasks": [
             f"{ref}: `batchd resume {ref}` or `batchd cancel {ref}`" for ref in plan.uncertain
         ],
         "Batches that it does not know have no end; drop a file of these to run it again": [

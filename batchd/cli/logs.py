@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from batchd import views
+from batchd import views, words
 from batchd.cli.display import conversation_lines, formatting
 from batchd.cli.display.conversation_lines import ScreenLine, Tone
 from batchd.console import clipped, width_of, wrapped
@@ -166,7 +166,7 @@ def _now(row: TaskRow, doing: RunningTask | None) -> str:
     if doing is not None:
         what = ": ".join(filter(None, (doing.step, doing.said)))
         return f"▸ {what}, for {duration(max(0.0, time.time() - doing.since))}"
-    return f"‖ {row.status}{f': {row.message}' if row.message else ''}"
+    return f"‖ {words.status(row.status)}{f': {row.message}' if row.message else ''}"
 
 
 #: Seconds between two looks with ``-f``.

@@ -127,7 +127,7 @@ def _as_member(state: Path, args: argparse.Namespace) -> int:
     if fresh(status):
         formatting.say(
             f"Daemon {daemon.pid} {daemon.state}: {words.counted(tasks.running, 'task')} at work, "
-            f"{tasks.queued:,} queued, {tasks.parked:,} parked, as of {at}"
+            f"{tasks.queued:,} queued, {tasks.parked:,} waiting, as of {at}"
         )
     else:
         formatting.say(f"No daemon runs here, as far as it shows: the last word is of {at}.")
@@ -139,7 +139,7 @@ def _as_member(state: Path, args: argparse.Namespace) -> int:
         since = moment(datetime.fromisoformat(wait.since).timestamp())
         named = words.counted(wait.count, wait.scope) + (f" of {wait.batch}" if wait.batch else "")
         what = named if wait.scope in {"provider", "model", "task"} else wait.batch or wait.scope
-        formatting.say(escape(f"Parked since {since}: {what} ({wait.cause})."))
+        formatting.say(escape(f"Waiting since {since}: {what} ({wait.cause})."))
     last = args.last if args.last > 0 else len(status.batches)
     if rows := reader.batches(limit=last):
         print(*status_text.batches(rows), sep="\n")
@@ -204,7 +204,7 @@ def _standing(daemon: DaemonStatus | Unseen, *, waiting: bool) -> str:
     doing = "draining" if daemon.draining else "running"
     doing += "" if daemon.watching else " for `batchd run` alone"
     tasks = daemon.tasks
-    parked = f"{tasks.parked:,} parked, " if tasks.parked else ""
+    parked = f"{tasks.parked:,} waiting, " if tasks.parked else ""
     nodes = len({worker.node for worker in daemon.workers if worker.node})
     return (
         f"Daemon {daemon.pid} {doing}: {words.counted(tasks.running, 'task')} at work, "

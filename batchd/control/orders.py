@@ -112,10 +112,10 @@ class Cancel(Order[Cancelled], frozen=True, kw_only=True):
             if not ended.counts:
                 yield f"{ended.target} was refused when it came: it has no tasks"
             elif "/" in ended.target:
-                yield f"{ended.target} has ended already, as {' '.join(ended.counts)}"
+                (status,) = ended.counts
+                yield f"{ended.target} has ended already: {words.status(status)}"
             else:
-                counts = ", ".join(f"{count:,} {status}" for status, count in ended.counts.items())
-                yield f"{ended.target} has ended already: {counts}"
+                yield f"{ended.target} has ended already: {words.outcomes(ended.counts)}"
 
 
 # retry
@@ -280,7 +280,8 @@ class Pause(_ScopeOrder[Paused], frozen=True, kw_only=True):
             f"; {judged:,} of them need it only as a judge, and work until then" if judged else ""
         )
         what = words.named(self.scope, self.name)
-        yield f"{what} is paused: {counted(answer.parked, 'task')}{only}"
+        tasks = counted(answer.parked, "task") if answer.parked else "no task was using it"
+        yield f"{what} is paused: {tasks}{only}"
         yield f"To go on: batchd resume {words.option(self.scope, self.name)}"
 
 
@@ -299,9 +300,9 @@ class Resume(_ScopeOrder[ResumedScope], frozen=True, kw_only=True):
     """Let what waits go on."""
 
     epilog = (
-        "Without arguments, everything that is parked goes on, except tasks that are uncertain "
-        "after `batchd restore`: name those. batchd tries a provider or model that failed with one "
-        "call first, and reads its key again; if that call fails, it stays parked."
+        "Without arguments, everything that is paused or waits goes on, except tasks that are "
+        "uncertain after `batchd restore`: name those. batchd tries a provider or model that failed "
+        "with one call first, and reads its key again; if that call fails, its tasks wait on."
     )
     examples = ("batchd resume --all",)
 
@@ -319,18 +320,18 @@ class Resume(_ScopeOrder[ResumedScope], frozen=True, kw_only=True):
         return f"Let {what} go on?", "What it starts costs money."
 
     def say(self, answer: ResumedScope) -> Iterator[str]:
-        """Say what goes on, what must answer first, and what is still held."""
+        """Say what goes on, what must answer first, and what still waits."""
         what, trying, held = words.named(self.scope or "", self.name), answer.trying, answer.held
         everything = self.scope in {None, Scope.ALL}
         if not answer.resumed and not (everything and held):
-            yield "nothing was parked" if everything else f"{what}: nothing was parked"
+            yield "nothing is paused or waits" if everything else f"{what} is not paused"
         elif answer.resumed > len(trying):
             freed = everything or not held
-            yield f"{what} goes on" if freed else f"{what} itself is no longer parked"
+            yield f"{what} goes on" if freed else f"{what} itself is no longer paused"
         for name in trying:
             yield f"{words.named(Scope.of(name), name)} is tried with one call first; once it answers, its tasks go on"
         if held:
-            yield "Still parked:" if everything else "It still waits:"
+            yield "Still waiting:" if everything else "It still waits:"
         # Another version may know others, and how they end.
         known, others = [], []
         for each in held:
@@ -341,7 +342,7 @@ class Resume(_ScopeOrder[ResumedScope], frozen=True, kw_only=True):
         yield from words.parked_lines(known)
         for each in others:
             why = words.why(each.cause, each.message)
-            yield escape(f"Parked: {each.scope} {each.name}".rstrip() + f". {why}")
+            yield escape(f"Waiting: {each.scope} {each.name}".rstrip() + f". {why}")
 
 
 # priority

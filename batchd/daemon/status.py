@@ -220,7 +220,7 @@ class Desk:
             scope = Scope.of(name)
             for cause, parking in holds.causes((scope, name)).items():
                 if cause.reason:
-                    said = f"{name} is parked, {cause}: {parking.message}"
+                    said = f"its tasks wait, {cause}: {parking.message}"
                     resume = f"batchd resume --{scope} {name}"
                     retry = "batchd retry --failed --model PROVIDER/MODEL BATCH"
                     yield CheckLine("failed", f"{scope} {name}", said, cause.fix(resume, retry))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from batchd import words
 from batchd.control import EndedBefore
 from batchd.errors import NotPossibleError, UnknownNameError, UsageError
 from batchd.log import escape
@@ -101,7 +102,7 @@ class OrderTarget:
                 status = tasks[earlier].status
                 if earlier not in again and status is not TaskStatus.COMPLETED:
                     raise UsageError(
-                        f"{name}/{each} comes after {earlier}, which is {status}: retry that one too"
+                        f"{name}/{each} comes after {earlier}, which is {words.status(status)}: retry that one too"
                     )
         return ordered
 
@@ -153,9 +154,9 @@ def why(ended: EndedBefore) -> str:
     if not ended.counts:
         return f"batch {ended.target} {_REFUSED}"
     if "/" in ended.target:
-        return f"{ended.target} has finished already, as {' '.join(ended.counts)}"
-    counts = ", ".join(f"{count} {status}" for status, count in ended.counts.items())
-    return f"batch {ended.target} has finished already: {counts}"
+        (status,) = ended.counts
+        return f"{ended.target} has finished already: {words.status(status)}"
+    return f"batch {ended.target} has finished already: {words.outcomes(ended.counts)}"
 
 
 def left_over(batch: str) -> NotPossibleError:

@@ -38,6 +38,12 @@ from batchd.records import (
 )
 from batchd.records.tasks import ANYWHERE
 
+#: What is said of a task that did not complete, to those that come after it.
+_DID_NOT = {
+    TaskStatus.TIMEOUT: "was not accepted or over a limit",
+    TaskStatus.ERROR: "failed",
+    TaskStatus.CANCELLED: "was cancelled",
+}
 __all__ = ["Entry", "Input", "Lifecycle", "Phase", "is_of"]
 
 _NONE: frozenset[Ref] = frozenset()
@@ -343,7 +349,7 @@ class Lifecycle:
             hold = HoldKey.on(first, Cause.DEPENDENCY)
             yield from (inputs.Lifted(ref, hold) for ref in self.holds.kept(hold))
             return
-        message = f"it comes after {first.task}, which ended as {status}"
+        message = f"not started: {first.task} {_DID_NOT[status]}"
         failed = [first]
         for each in failed:
             for ref in self.holds.forget(HoldKey.on(each, Cause.DEPENDENCY)):

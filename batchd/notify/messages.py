@@ -62,7 +62,7 @@ _COUNTED = {
     "batch_failed": "with failures",
     "batch_rejected": "rejected",
     "budget_reached": "budgets reached",
-    "provider_parked": "providers parked",
+    "provider_parked": "providers whose tasks wait",
     "provider_resumed": "providers back",
     "daemon_started": "starts of the daemon",
 }
@@ -121,7 +121,7 @@ def budget_spent(batch: str, message: str, at: float) -> EventV1:
     """Return the end of a batch's money or, without a name, of the day's."""
     if batch:
         headline = f"the budget of batch {batch} is reached"
-        fix = f"what is left of it ends as timeout; batchd retry --failed {batch} runs that again, with a new budget"
+        fix = f"what is left of it ends, out of money; batchd retry --failed {batch} runs that again, with a new budget"
     else:
         headline = "the day's budget is reached: everything waits"
         fix = "it goes on by itself at midnight UTC; or batchd tune budget.per_day_usd=…"
@@ -136,7 +136,7 @@ def provider_parked(parking: Parking, fix: str, at: float) -> EventV1:
     return _event(
         "provider_parked",
         at,
-        headline=f"{parking.scope} {parking.name} is parked: {parking.cause}",
+        headline=f"tasks for {parking.scope} {parking.name} wait: {parking.cause}",
         message=_quoted(parking.message),
         how_to_go_on=fix.replace("`", ""),
         provider=_provider(parking),
@@ -149,7 +149,7 @@ def provider_resumed(parking: Parking, at: float) -> EventV1:
         "provider_resumed",
         at,
         headline=f"{parking.scope} {parking.name} answers again",
-        message=f"it was parked for {duration(at - parking.since)}, with: {_quoted(parking.message)}",
+        message=f"its tasks waited for {duration(at - parking.since)}, with: {_quoted(parking.message)}",
         provider=_provider(parking),
     )
 

@@ -50,7 +50,7 @@ class TaskLimits:
     max_tokens: Annotated[Count, Meaning("tokens over all calls, input and output together")] = 0
     max_output_tokens: Annotated[Positive, Meaning("output tokens of one call")] = 8192
     max_cost_usd: Annotated[Amount, Meaning("US dollars over all calls")] = 0.0
-    timeout_s: Annotated[Amount, Meaning("seconds at work; parked time does not count")] = 3600.0
+    timeout_s: Annotated[Amount, Meaning("seconds at work; waiting does not count")] = 3600.0
     call_timeout_s: Annotated[
         Span, Meaning("seconds of one model call, from request to the last byte")
     ] = 600.0

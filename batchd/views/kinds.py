@@ -240,7 +240,7 @@ class GivenBackView(View[Suspended]):
 
     def passages(self, event: Suspended, first_prompt: str) -> Iterator[Passage]:
         """Yield a note."""
-        title = "parked" if event.cause == "park" else "stopped"
+        title = "waits" if event.cause == "park" else "stopped"
         yield Passage(at=event.at, kind=Kind.NOTE, title=title, text=event.message)
 
     def span(self, event: Suspended) -> Mark:

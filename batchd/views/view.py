@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
+from batchd import words
 from batchd.log import Action
 from batchd.records import Activity, Reason, TaskStatus, Usage
 from batchd.words import counted
@@ -33,10 +34,10 @@ def accepted(status: str, reason: str | None) -> bool:
 
 def word(status: str, reason: str | None) -> str:
     """Return a task's status in a word or two: ``completed``,
-    ``not accepted``, ``out of money``, ``running``.
+    ``not accepted``, ``out of money``, ``waiting``.
     """
-    known = Reason(reason) if reason and status == TaskStatus.TIMEOUT else None
-    return _LIMITS.get(known, str(status)) if known else str(status)
+    limit = _LIMITS.get(Reason(reason)) if reason and status == TaskStatus.TIMEOUT else None
+    return limit or words.status(status)
 
 
 # These two stand a second time in assets/words.js, for pages; a test holds both to the same words.

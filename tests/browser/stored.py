@@ -90,7 +90,7 @@ _ENDS: Mapping[int, tuple[TaskStatus, Reason, str]] = {
         Reason.LOOP,
         "it repeated the same tool call with the same output, for the second time",
     ),
-    53: (TaskStatus.CANCELLED, Reason.DEPENDENCY, "it comes after 017, which ended as error"),
+    53: (TaskStatus.CANCELLED, Reason.DEPENDENCY, "not started: 017 failed"),
 }
 
 

@@ -208,17 +208,17 @@ def test_resume_names_what_still_holds_it(at: Control) -> None:
         for target in (["games/a"], ["games"], ["--provider", "standin"], ["--all"]):
             at.order("pause", *target)
         text = at.order("resume", "games/a")
-        assert "games/a itself is no longer parked" in text
+        assert "games/a itself is no longer paused" in text
         for fix in ("games", "--provider standin", "--all"):
             assert f"To go on: batchd resume {fix}\n" in text
         answer = at.answer("resume", "games")
         assert answer["resumed"] == 1
         assert {held["scope"] for held in answer["held"]} == {"provider", "all"}
         text = at.order("resume", "games")
-        assert "games: nothing was parked" in text
+        assert "batch games is not paused" in text
         assert "batchd resume --provider standin" in text
         text = at.order("resume", "--all")
-        assert "everything goes on\nStill parked:\n" in text
+        assert "everything goes on\nStill waiting:\n" in text
         assert "batchd resume --provider standin" in text
         assert at.order("resume", "--provider", "standin") == "provider standin goes on\n"
         at.order("cancel", "games")

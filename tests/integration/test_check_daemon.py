@@ -59,10 +59,10 @@ def test_a_provider_that_is_parked_fails_the_check(spool: Spool, model_server: s
     config.write_text(text.replace(model_server, "http://127.0.0.1:1/v1"))
     with spool.serving():
         spool.batchd("submit", spool.write("a.json", [{"first_prompt": "x"}]))
-        spool.eventually(lambda: "Parked since" in spool.batchd("status").stdout)
+        spool.eventually(lambda: "Waiting since" in spool.batchd("status").stdout)
         done = spool.batchd("check", "--offline")
         assert done.returncode == 3
-        assert "failed provider standin: standin is parked, provider_unavailable: " in done.stdout
+        assert "failed provider standin: its tasks wait, provider_unavailable: " in done.stdout
         assert "batchd resume --provider standin" in done.stdout
         spool.batchd("cancel", "a")
 

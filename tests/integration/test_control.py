@@ -227,7 +227,7 @@ def test_cancel_ends_tasks_and_what_depends_on_them(at: Control, daemon: Callabl
             at.until((at.folder / f"outbox/games/{task}.json").exists)
             result = at.result("games", task)
             assert (result["status"], result["reason"]) == ("cancelled", "dependency")
-            assert "comes after a, which ended as cancelled" in result["error"]["message"]
+            assert "not started: a was cancelled" in result["error"]["message"]
         assert "2 tasks cancelled" in at.order("cancel", "games", "other/001")
         at.until_finished("games")
         at.until_finished("other")
@@ -237,7 +237,7 @@ def test_cancel_ends_tasks_and_what_depends_on_them(at: Control, daemon: Callabl
             "games": "cancelled",
             "other": "cancelled",
         }
-        assert at.order("cancel", "games/a") == "games/a has ended already, as cancelled\n"
+        assert at.order("cancel", "games/a") == "games/a has ended already: cancelled\n"
         assert at.order("cancel", "games") == "games has ended already: 4 cancelled\n"
         assert "no batch nope" in at.order("cancel", "nope", code=2)
         assert "has no task zz" in at.order("cancel", "games/zz", code=2)
@@ -264,14 +264,14 @@ def test_cancel_ends_what_it_can(at: Control, daemon: Callable[[], Any]) -> None
         at.until_running("open", 1)
     with daemon():
         words = (
-            "batch done has finished already: 2 completed; mixed/c has finished already, as error"
+            "batch done has finished already: 2 completed; mixed/c has finished already: error"
         )
         assert words in at.order("cancel", "done", "mixed/c", code=2)
         said = at.order("cancel", "done", "mixed/a", "mixed/b", "wrong", "open")
         assert said.splitlines() == [
             "mixed/b, open: 2 tasks cancelled",
             "done has ended already: 2 completed",
-            "mixed/a has ended already, as completed",
+            "mixed/a has ended already: completed",
             "wrong was refused when it came: it has no tasks",
         ]
         again = at.answer("cancel", "open", "mixed/b")

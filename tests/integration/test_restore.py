@@ -169,7 +169,7 @@ def test_an_older_store_believes_the_outbox_and_parks_the_rest(
         ended(spool, "after")
         assert asked(slow_server)[len(requests) :] == ["after one"] * 2
         status = spool.batchd("status", "c/two").stdout
-        assert "parked since" in status
+        assert "waiting since" in status
         assert "`batchd resume c/two` runs it" in status
         # It is not resumed without a thought.
         assert json.loads(spool.batchd("resume", "--json").stdout)["resumed"] == 0

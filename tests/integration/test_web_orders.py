@@ -480,7 +480,7 @@ def test_causes_of_a_newer_daemon_are_shown(spooled: Browser) -> None:
         said = Spool(spooled.page.log.parent).batchd("resume", "--all")
     assert said.returncode == 0, said.stderr
     assert said.stdout.splitlines() == done["lines"], "the page has the words of the command"
-    assert "Parked: galaxy x. flare: the sun\n" in said.stdout
+    assert "Waiting: galaxy x. flare: the sun\n" in said.stdout
     assert "Paused since" in said.stdout
 
 

@@ -427,7 +427,7 @@ def test_one_whose_cancel_is_refused_ends_with_what_it_comes_after() -> None:
     lifecycle.take(inputs.GiveUp(End(first, TaskStatus.ERROR, Reason.AUTH, "no key")))
     lifecycle.take(inputs.Ended(first, TaskStatus.ERROR))
     assert lifecycle.take(inputs.Published(first, TaskStatus.ERROR)) == []
-    message = "it comes after 1, which ended as error"
+    message = "not started: 1 failed"
     doomed = End(second, TaskStatus.CANCELLED, Reason.DEPENDENCY, message)
     assert lifecycle.take(inputs.EndRefused(second)) == [doomed]
 
@@ -444,7 +444,7 @@ def test_what_comes_after_a_failure_ends_with_it() -> None:
     lifecycle.take(inputs.Accepted(_facts(other)))
     lifecycle.take(inputs.GiveUp(End(first, TaskStatus.ERROR, Reason.AUTH, "no key")))
     assert lifecycle.take(inputs.Ended(first, TaskStatus.ERROR)) == [effects.Publish(first)]
-    message = "it comes after 1, which ended as error"
+    message = "not started: 1 failed"
     assert lifecycle.take(inputs.Published(first, TaskStatus.ERROR)) == [
         End(second, TaskStatus.CANCELLED, Reason.DEPENDENCY, message),
         End(third, TaskStatus.CANCELLED, Reason.DEPENDENCY, message),

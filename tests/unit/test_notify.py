@@ -91,7 +91,7 @@ def test_of_many_the_most_important_are_named_and_the_rest_counted() -> None:
     counts = Counter(event.event for event in folded.events) + Counter(folded.left_out)
     assert counts == {"batch_rejected": 301, "daemon_started": 1, "provider_parked": 1}
     assert len(folded.events) == messages.MOST_EVENTS
-    assert "provider openai is parked: auth, and 302 more" in folded.subject
+    assert "tasks for provider openai wait: auth, and 302 more" in folded.subject
     assert folded.text.index("provider openai") < folded.text.index("batch b0")
     assert "… and 253 more: 252 rejected, 1 starts of the daemon" in folded.text
     assert messages.compose(events[:2], ULID).subject.endswith("2 batches ended: 2 rejected")

@@ -135,7 +135,7 @@ def test_verdicts_calls_and_notes_read_as_one_would_say_them() -> None:
         "✗ check: not done",
         "  no",
         "  file",
-        "‖ parked",
+        "‖ waits",
         "  the day's budget is spent",
     ]
 

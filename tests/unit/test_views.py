@@ -167,7 +167,7 @@ def test_what_each_says() -> None:
         (Kind.TOOL, "shell make test → exit 2"),
         (Kind.VERDICT, "check: not done"),
         (Kind.NOTE, "2 old outputs removed"),
-        (Kind.NOTE, "parked"),
+        (Kind.NOTE, "waits"),
         (Kind.NOTE, "the clock moved by -60 s"),
         (Kind.END, "not accepted after 10 rounds"),
     ]

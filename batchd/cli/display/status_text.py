@@ -38,7 +38,7 @@ def batches(rows: Sequence[BatchRow], prompts: Mapping[str, str] | None = None) 
 
 _BATCHES: tuple[Column[BatchRow], ...] = (
     Column("BATCH", lambda b: b.batch.name, wide="name"),
-    Column("STATUS", lambda b: b.status),
+    Column("STATUS", lambda b: words.status(b.status)),
     Column("DONE", lambda b: f"{b.finished:,}/{b.tasks:,}", right=True),
     Column("FAILED", lambda b: f"{b.failed:,}" if b.failed else "", right=True),
     Column("TOKENS", lambda b: f"{b.tally.total_tokens:,}", right=True),

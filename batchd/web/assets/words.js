@@ -2,7 +2,7 @@
 // How numbers, money, spans of time and moments are shown.
 const Words = (() => {
   const MARKS = { completed: "✓", timeout: "◷", error: "✗", cancelled: "○", running: "▸", parked: "‖", queued: "·" };
-  const NAMES = { error: "failed", timeout: "not accepted, or out of a limit", completed: "completed", cancelled: "cancelled", running: "running", parked: "parked", queued: "queued" };
+  const NAMES = { error: "failed", timeout: "not accepted or over a limit", completed: "completed", cancelled: "cancelled", running: "running", parked: "waiting", queued: "queued" };
   const plain = new Intl.NumberFormat("en-US");
   const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
   const cents = new Intl.NumberFormat("en-US", { style: "currency", currency: "USD" });
