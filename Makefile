@@ -32,6 +32,7 @@ help: ## show this list
 
 .PHONY: setup
 setup: $(STAMP) bubblewrap trust ## make what is missing, and nothing else
+	@$(if $(filter setup,$(MAKECMDGOALS)),echo 'Ready: . $(VENV)/bin/activate && batchd init ~/spool')
 
 .PHONY: demo
 demo: setup ## the whole way from inbox to outbox, with a stand-in model

@@ -70,7 +70,10 @@ def decide(task: Task, state: TaskState, now: float) -> Step:
     if state.verdict is not None:
         return Finish(state.verdict)
     if 0 < task.limits.timeout_s <= state.run_time(now):
-        return _timeout(Reason.WALL_CLOCK, f"its {task.limits.timeout_s:g} s of work are used up")
+        return _timeout(
+            Reason.WALL_CLOCK,
+            f"stopped after {task.limits.timeout_s:g} s of work (limits.timeout_s)",
+        )
     if state.pending:
         return RunTool(state.pending[0], state.in_doubt)
     if state.loops > 1 and not state.circles:

@@ -29,8 +29,9 @@ from batchd.taskstate import FinishedCommand, TaskState, Verdict, clipped
 #: Matching one answer against one schema takes milliseconds;
 #: a regular expression gone wild takes for ever.
 SCHEMA_TIMEOUT_S = 10.0
-#: What a model must know that sees pass what its check does not.
+#: What a model must know that sees pass what its check does not, where the check misses something.
 _APART = " (a check begins with an empty HOME and /tmp)"
+_MISSES = re.compile(r"HOME|/tmp/|no such file|not found|no module named|denied", re.IGNORECASE)
 #: Of a judge's feedback, which goes into the conversation, so many characters are kept:
 #: it is asked for two sentences.
 _FEEDBACK = 8000
@@ -77,7 +78,7 @@ async def check(
     async with place.apart() if apart else contextlib.nullcontext(place) as where:
         ran = await where.shell(command, timeout_s=timeout_s, at_most=most)
     end = f"ran out of its {timeout_s:g} s" if ran.timed_out else f"exit code {ran.exit_code}"
-    if apart:
+    if apart and _MISSES.search(ran.output):
         end += _APART
     if ran.excess:
         end += f" ({ran.excess})"

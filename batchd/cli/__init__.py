@@ -45,7 +45,7 @@ COMMANDS: Mapping[str, str] = {
     "trust": "trust the configuration that lies in a directory, or show which are trusted",
     "notify": "show who is notified of what, or send a test",
     "schema": "print the JSON Schema of task files, results, summaries, the status file or notifications",
-    "completion": "print the shell completion of batchd's commands for bash or zsh",
+    "completion": "print the shell completion of batchd's commands and names for bash, zsh or fish",
     **dict.fromkeys(
         ("cancel", "retry", "pause", "resume", "priority", "nice", "prune", "tune"), ""
     ),
@@ -99,6 +99,19 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "backup": ("batchd backup ~/batchd.backup",),
     "restore": ("batchd restore ~/batchd.backup",),
     "demo": ("batchd demo",),
+}
+
+#: How like a word must be to what is meant.
+_NEAR = 0.7
+#: Commands of other programs, with what to use here.
+_ELSEWHERE: Mapping[str, str] = {
+    **dict.fromkeys(("doctor", "validate"), "check"),
+    **dict.fromkeys(("start", "up"), "serve"),
+    **dict.fromkeys(("ls", "list", "ps", "results"), "status"),
+    **dict.fromkeys(("kill", "rm"), "cancel` or `batchd prune"),
+    **dict.fromkeys(("add", "new"), "submit"),
+    "stop": "pause --all`; or press Ctrl-C at `batchd serve",
+    "show": "status` or `batchd logs",
 }
 
 #: Said to who names no command.
@@ -200,11 +213,12 @@ class _Command(argparse.ArgumentParser):
             option = word.partition("=")[0]
             if instead := GONE_OPTIONS.get(f"{self.prog.partition(' ')[2]} {option}"):
                 raise UsageError(f"{option} is gone: {instead}")
-            near = difflib.get_close_matches(option, self._option_string_actions, n=1)
+            options = self._option_string_actions
+            near = difflib.get_close_matches(option, options, n=1, cutoff=_NEAR)
             hint = f"do you mean {near[0]}? " if near and option.startswith("-") else ""
             wrong = f"{self.prog.partition(' ')[2]} has no argument {option!a}"
             if not option.startswith("-"):
-                wrong = f"{option!a} is one too many, or out of place: give names together, before the options"
+                wrong = f"unexpected argument {option!a}"
             raise UsageError(f"{wrong}: {hint}`{self.prog} --help` lists them")
         return found, unknown
 
@@ -285,6 +299,8 @@ def _enter(directory: str) -> None:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    if argv and argv[0] in {"help", "version"}:
+        argv = [*argv[1:], "--help"] if argv[0] == "help" else ["--version"]
     # Only what may be called is loaded.
     known = parser(argv, listed=not argv or argv[0] not in COMMANDS)
     if not argv:
@@ -294,7 +310,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if not first.startswith("-") and first not in COMMANDS:
         if instead := GONE_COMMANDS.get(first):
             raise UsageError(f"{first} is gone: {instead}")
-        near = difflib.get_close_matches(first, COMMANDS, n=1)
+        if first in _ELSEWHERE:
+            raise UsageError(f"there is no command {first}: use `batchd {_ELSEWHERE[first]}`")
+        near = difflib.get_close_matches(first, COMMANDS, n=1, cutoff=_NEAR)
         hint = f"do you mean {near[0]}? " if near else ""
         raise UsageError(f"there is no command {first!a}: {hint}`batchd --help` lists them")
     args = known.parse_args(argv)

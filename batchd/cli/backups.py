@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from batchd import config
 from batchd.cli.display import formatting
-from batchd.errors import NotPossibleError, UsageError
+from batchd.errors import NotPossibleError, SpoolLockedError, UsageError
 from batchd.log import escape
 from batchd.words import money
 
@@ -101,7 +101,10 @@ def _restore(args: argparse.Namespace) -> int:
         raise UsageError("give only one of BACKUP, --new and --as-is")
     source = args.backup or path
     safety.refuse_seen(settings)
-    held = lock.acquire(state)
+    try:
+        held = lock.acquire(state)
+    except SpoolLockedError as error:
+        raise SpoolLockedError(f"{error}: stop it first") from None
     try:
         if home.lived_in(state):
             raise NotPossibleError(home.away_from_home(state))

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     return 3 if any(line.verdict == "failed" for line in lines) else 0
 
 
-def _show(lines: Iterable[CheckLine]) -> None:
+def _show(lines: Sequence[CheckLine]) -> None:
     """Print lines for people, what they say beside their verdicts."""
     for line in lines:
         margin = coloured(f"{line.verdict:<6}", line.verdict)
@@ -80,6 +80,11 @@ def _show(lines: Iterable[CheckLine]) -> None:
             for piece in wrapped(escape(text), formatting.room() - _MARGIN) if text else ():
                 print(f"{margin} {piece}")
                 margin = " " * (_MARGIN - 1)
+    failed = [line.what for line in lines if line.verdict == "failed"]
+    formatting.say(
+        "",
+        f"{counted(len(failed), 'problem')}: {listed(failed)}" if failed else "No problem.",
+    )
 
 
 def _config(settings: config.Config) -> CheckLine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import enum
 import importlib.resources
 import json
@@ -20,7 +21,7 @@ from batchd.config import Config, loading, operator_files, trust
 from batchd.config.providers import PRESETS
 from batchd.config.reading import Place, keys, leaves
 from batchd.config.sections import ConfigSections
-from batchd.errors import NoAnswerError, NoDaemonError
+from batchd.errors import NoAnswerError, NoDaemonError, UsageError
 from batchd.log import escape
 from batchd.masking import Masker
 
@@ -34,6 +35,13 @@ _MAX_VALUE_LINES = 1000
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.add_argument(
+        "key",
+        nargs="?",
+        default="",
+        metavar="KEY",
+        help="one key, or a table: pool, pool.processes",
+    )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--json", action="store_true", help="print JSON, for programs")
     shown.add_argument(
@@ -64,6 +72,16 @@ def run(args: argparse.Namespace) -> int:
     except NoDaemonError as error:
         tuned, silent = {}, isinstance(error, NoAnswerError)
     found = [*values(settings, tuned)]
+    if wanted := args.key.strip("[] "):
+        known = {value.key for value in found}
+        found = [v for v in found if v.key == wanted or v.key.startswith(f"{wanted}.")]
+        if not found:
+            tables = {key.rpartition(".")[0] for key in known}
+            near = difflib.get_close_matches(wanted, [*known, *tables], n=1)
+            fix = f"do you mean {near[0]}? " if near else ""
+            raise UsageError(
+                f"there is no key or table {wanted!a}: {fix}`batchd config` shows all of them"
+            )
     if args.json:
         rows = [dataclasses.asdict(value) for value in found]
         formatting.print_json({"file": settings.file, "daemon": pid, "values": rows})

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
             formatting.complain(f"batchd: {error}")
             code = 1
     if not code and not any(made.result.patch for made in found):
-        formatting.complain("batchd: no task there has changed a clone or a copy")
+        formatting.complain(f"batchd: no task of {args.target or 'the newest batch'} left a patch")
     return code
 
 

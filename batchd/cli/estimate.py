@@ -124,7 +124,7 @@ def _checked(name: str, settings: config.Config) -> CheckedFile:
 def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
     total, whole, now = found.total, found.total.in_all, found.now
     if total.tasks > 1:
-        yield "One task of each model; eight in ten lie within, if they go as those on record:"
+        yield "Per task (80 % of tasks like those on record):"
         accepted = {r.model: f"{r.completed / r.tasks:.0%}" for r in found.history}
         rows = [(*_row(name, part), accepted.get(name, "?")) for name, part in found.models.items()]
         columns = [Column("ONE TASK OF", itemgetter(0), wide="name")]
@@ -179,8 +179,8 @@ def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
         )
     if missing := total.tasks - total.with_history:
         yield (
-            f"Of {counted(missing, 'task')} the model is not on record: known are only first "
-            "requests and limits. For a better estimate: batchd submit --first N FILE"
+            f"No task with the model of {counted(missing, 'task')} has run here, so only first requests "
+            "and limits are known. For a better estimate: batchd submit --first N FILE"
         )
     yield from _warnings(found, budgets)
 
@@ -227,6 +227,6 @@ def _warnings(found: Estimate, budgets: _Budgets) -> Iterator[str]:
     most, whole = found.total.at_most.cost, found.total.in_all
     likely = whole.cost.high if whole and whole.cost else most
     if likely is not None and most is not None and likely >= most and whole:
-        yield "Limits of tasks or batches may end tasks before they are done (timeout, budget)."
+        yield "Limits of tasks or batches may end tasks before they are done."
     if budgets.day_usd and (likely is None or likely > budgets.left_usd):
         yield f"Today's budget has {limit(budgets.left_usd)} left: what does not fit waits for the next day (UTC)."

@@ -145,7 +145,8 @@ def _wrong_model(model: str) -> str:
     if _MODEL.fullmatch(model):
         return ""
     sold = [f"{seller}/{model}" for seller in PRESETS if model in pricing.names(seller)]
-    return f"it is PROVIDER/MODEL, as in {sold[0] if sold else AgentSection().model}"
+    like = sold[0] if sold else AgentSection().model
+    return f"it has no provider before the model: write PROVIDER/MODEL, such as {like}"
 
 
 def _wrong_address(url: str) -> str:
@@ -201,7 +202,7 @@ def _made(wanted: NewSpool, *, former: bool) -> list[str]:
     lines = [
         f"A spool: {wanted.directory}",
         f"  config.toml    {wanted.model}; {has};",
-        f"                 {wanted.agents:,} at a time; it counts when batchd runs there",
+        f"                 {wanted.agents:,} at a time. Used when you run batchd in this directory.",
         "  inbox/         where task files are dropped",
         "  outbox/        where results appear",
         f"  {new_spool.SAMPLE}    a task file to try it with",

@@ -21,6 +21,15 @@ from batchd.notify.channels import ReceiverTarget
 from batchd.store import lookups
 from batchd.store.queries import StoreReader
 
+#: What who has none can paste.
+_NONE = """\
+no receiver is configured; to have one, put such lines into config.toml (all keys: batchd config --sample):
+  [notify.me]
+  kind = "webhook"
+  url_env = "MY_WEBHOOK"           # the variable that holds its address
+  on = ["batch_completed", "batch_failed", "budget_reached", "provider_parked"]
+Mail, Slack, Telegram and a hundred others go by kind = "apprise"."""
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -46,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"there is no [notify.{escape(args.test)}]; the known ones are: {names}")
     wanted = [known[args.test]] if args.test else list(known.values())
     if not wanted:
-        raise UsageError("no receiver is configured: see [notify.NAME] in config.toml")
+        raise UsageError(_NONE)
     outcomes = asyncio.run(_try(wanted))
     if args.json:
         formatting.print_json([{"receiver": n, "ok": ok, "answer": a} for n, ok, a in outcomes])
@@ -95,4 +104,4 @@ def _show(settings: config.Config, targets: list[ReceiverTarget], *, as_json: bo
     elif targets:
         tables.table(targets, people)
     else:
-        print("No receiver is configured: see [notify.NAME] in config.toml.", file=sys.stderr)
+        print(f"batchd: {_NONE}", file=sys.stderr)

@@ -213,7 +213,7 @@ def _here(file: Path | None, state: Path, order: Order[A]) -> A:
     safety.refuse_seen(settings)
     if not isinstance(order, Pause) and not formatting.store_path(state).exists():
         # Nothing is made in a folder where batchd has never been: it may be the wrong one.
-        raise UsageError(f"no batch has ever been taken up on {state}; is it the right one?")
+        raise UsageError(f"nothing has run on {state} yet; is it the right spool?")
     import asyncio
 
     from batchd.web.report_process import ReportMaker

@@ -70,7 +70,7 @@ def _page(reader: StoreReader, batches: list[BatchRow], args: argparse.Namespace
 
         outbox.publish(target.absolute(), data, replace=True)
     about = counted(sum(row.tasks for row in batches), "task")
-    about += f" of {counted(len(batches), 'batch')}" if len(batches) > 1 else ""
+    about += f" of {counted(len(batches), 'batch') if len(batches) > 1 else batches[0].batch.name}"
     print(escape(f"{target}: {about}, {len(data) / 1e6:.1f} MB"))
     return 0
 

@@ -1,15 +1,21 @@
 """What editors, shells and other programs need of batchd: ``batchd schema`` prints the formats,
-``batchd completion`` what completes commands and options, where a shell has not found it by itself.
+``batchd completion`` what completes commands, options and names, where a shell has not found it by
+itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 #: The file of each shell, in ``data/completions``; ``generated.py`` makes them.
-COMPLETIONS = {"bash": "batchd.bash", "zsh": "_batchd"}
+COMPLETIONS = {"bash": "batchd.bash", "zsh": "_batchd", "fish": "batchd.fish"}
+#: What completions ask for as somebody types.
+NAMES = "names"
 KINDS = ("task", "result", "summary", "status", "notification")
 
 
@@ -18,10 +24,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     if parser.prog.endswith(" schema"):
         parser.add_argument("kind", choices=KINDS)
         return
-    parser.add_argument("shell", choices=tuple(COMPLETIONS))
+    parser.add_argument("shell", choices=(*COMPLETIONS, NAMES), metavar="bash|zsh|fish")
+    parser.add_argument("begun", nargs="?", default="", help=argparse.SUPPRESS)
     parser.epilog = (
         'In ~/.bashrc: eval "$(batchd completion bash)". '
-        "For zsh: batchd completion zsh > DIR/_batchd, where DIR is in fpath."
+        "For zsh: batchd completion zsh > DIR/_batchd, where DIR is in fpath. For fish: batchd "
+        "completion fish > ~/.config/fish/completions/batchd.fish."
     )
 
 
@@ -29,12 +37,31 @@ def run(args: argparse.Namespace) -> int:
     """Print it."""
     if args.command == "schema":
         print(text(args.kind), end="")
+    elif args.shell == NAMES:
+        for name in _names(args.config, args.begun):
+            print(name)
     else:
         import importlib.resources  # a schema does without
 
         folder = importlib.resources.files("batchd") / "data" / "completions"
         print((folder / COMPLETIONS[args.shell]).read_text("utf-8"), end="")
     return 0
+
+
+def _names(file: Path | None, begun: str) -> Iterable[str]:
+    """Return the names that somebody may be typing; none where anything is wrong."""
+    from batchd import config, silent_paths  # the others do without
+    from batchd.cli.display import formatting
+    from batchd.errors import BatchdError
+    from batchd.store import queries
+    from batchd.store.queries import StoreReader
+
+    with contextlib.suppress(BatchdError, OSError):
+        state = config.load_paths(file).state
+        silent_paths.refuse(state)
+        with StoreReader(formatting.store_path(Path(state))) as reader:
+            return reader.read(queries.names, begun)
+    return ()
 
 
 def text(kind: str) -> str:

@@ -18,11 +18,11 @@ from msgspec import structs, to_builtins
 
 from batchd import config, silent_paths, users, words
 from batchd.cli import orders
-from batchd.cli.display import formatting, status_text
+from batchd.cli.display import formatting, status_text, summary_text
 from batchd.cli.support.member_reader import MemberReader, fresh
 from batchd.config import trust
 from batchd.control import DaemonStatus, OpenTrouble, fields
-from batchd.errors import BatchdError
+from batchd.errors import BatchdError, UsageError
 from batchd.log import escape
 from batchd.observe import standstill
 from batchd.observe.standstill import WaitReasons
@@ -43,6 +43,9 @@ _MOST_PROMPTS = 2_000
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("target", nargs="?", metavar="BATCH[/TASK]", help="else all batches")
+    parser.add_argument(
+        "--failed", action="store_true", help="of BATCH, only tasks that ended and did not complete"
+    )
     parser.add_argument("-n", "--last", type=int, default=20, help="that many batches (20; 0: all)")
     parser.add_argument("--json", action="store_true", help="for programs")
 
@@ -56,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(daemon, DaemonStatus):
         formatting.complain(standstill.differs(daemon.version))
     batch, task = words.split_target(args.target) if args.target else ("", "")
+    if args.failed and (task or not batch):
+        raise UsageError("--failed shows tasks of one batch: batchd status --failed BATCH")
     if daemon is Unseen.ABSENT and not args.json:
         for refusal in orders.refusals(state):
             formatting.complain(f"A daemon would not start here: {refusal}.")
@@ -70,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         if task:
             return _task(reader, Ref(batch, task), daemon, as_json=args.json)
         if batch:
-            return _batch(reader, batch, daemon, as_json=args.json)
+            return _batch(reader, batch, daemon, failed=args.failed, as_json=args.json)
         # One more than is shown, to know whether there are more.
         last = min(args.last, _ALL_BATCHES)
         rows = reader.batches(limit=last + 1 if last > 0 else -1)
@@ -239,12 +244,22 @@ def _fetching(daemon: DaemonStatus | Unseen, batch: str = "") -> list[str]:
     return found
 
 
-def _batch(reader: StoreReader, name: str, daemon: DaemonStatus | Unseen, *, as_json: bool) -> int:
+def _batch(
+    reader: StoreReader,
+    name: str,
+    daemon: DaemonStatus | Unseen,
+    *,
+    failed: bool,
+    as_json: bool,
+) -> int:
     tasks = reader.tasks(name)
     parked = standstill.of_batch(reader.parked(), name, tasks)
     row = reader.batch(name)
     waiting = _waiting(reader, tasks, parked, daemon)
     found = status_text.cautions(reader, name)
+    steps = [*summary_text.next_steps(name, [(t.ref.task, t.status) for t in tasks])]
+    if failed:
+        tasks = [task for task in tasks if _rank(task) == 0]
     if as_json:
         waits = [dataclasses.asdict(p) for p in parked]
         rows = [
@@ -273,13 +288,26 @@ def _batch(reader: StoreReader, name: str, daemon: DaemonStatus | Unseen, *, as_
         print(
             "",
             *status_text.tasks(
-                tasks, reader.read(queries.prompts_of_batch, name, _MOST_PROMPTS), waiting
+                sorted(tasks, key=_rank),
+                reader.read(queries.prompts_of_batch, name, _MOST_PROMPTS),
+                waiting,
             ),
             sep="\n",
         )
+    elif failed:
+        formatting.say("No task of it has failed.")
     if warnings := [*status_text.caution_lines(found)]:
         formatting.say("", *warnings)
+    if row.published_at is not None and steps:
+        formatting.say("", *steps)
     return 0
+
+
+def _rank(task: TaskRow) -> int:
+    """Return where a task stands among those of its batch: what failed comes first."""
+    if not task.status.final:
+        return 1
+    return 2 if task.status is TaskStatus.COMPLETED else 0
 
 
 def _waiting(

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             names.append(batch)
     state = formatting.state_directory(args.config)
     if not formatting.store_path(state).exists():
-        raise UsageError(f"no batch has ever been taken up on {state}; is it the right one?")
+        raise UsageError(f"nothing has run on {state} yet; is it the right spool?")
     with StoreReader(formatting.store_path(state)) as reader:
         left = [name for name in names if reader.batch(name).published_at is None]
         if left and ask(state) is Unseen.ABSENT:

@@ -257,6 +257,9 @@ def _read(found: trust.ConfigFile) -> dict[str, Any]:
         said = _TWICE.sub(
             lambda table: f"the table [{_dotted(table[1])}] is given twice", error.msg
         )
+        if said == "Invalid value":
+            rest = error.doc[error.pos :].partition("\n")[0].strip()
+            said = f"TOML has no value {rest[:20]!r}" if rest else "a value is missing here"
         problem = Problem(f"line {error.lineno}, column {error.colno}", said)
     except UnicodeDecodeError as error:
         problem = Problem(f"byte {error.start}", "the file is not UTF-8")

@@ -81,8 +81,8 @@ class Cancel(Order[Cancelled], frozen=True, kw_only=True):
     """End batches or tasks."""
 
     epilog = (
-        "Tasks that have ended stay as they are, and are named. Exit code 0: something is "
-        "cancelled now, or everything was cancelled before."
+        "Tasks that have ended stay as they are, and are named. Exit code 0 if everything "
+        "named is now cancelled, or some of it was."
     )
     examples = ("batchd cancel evening", "batchd cancel evening/001")
 

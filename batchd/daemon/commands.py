@@ -328,10 +328,12 @@ class Commands(Listener):
                 lookups.unfinished, batch
             ):
                 raise targets.left_over(batch)
+            targets.find(self._store, name)[0].unfinished()  # it raises, with what there is
             raise UsageError(f"no {scope} {name} is under way: `batchd status` lists what there is")
         if scope is Scope.TASK and (
             "/" not in name or not self._lifecycle.open(Ref(*name.split("/", 1)))
         ):
+            targets.find(self._store, name)[0].unfinished()
             raise UsageError(f"no task {name} is under way")
         return scope, "" if scope in {Scope.ALL, Scope.DAY} else name
 

@@ -135,12 +135,12 @@ def find(
 def _one(store: Store, name: str, ids: Sequence[str]) -> OrderTarget:
     try:
         batch = store.read(lookups.find_batch, name)
+        tasks = store.read(lookups.tasks, name)
+        for task in ids:
+            if task not in tasks:
+                store.read(lookups.task_key, Ref(name, task))  # it raises, with the nearest
     except UnknownNameError as error:
         raise UsageError(escape(str(error))) from None
-    tasks = store.read(lookups.tasks, name)
-    for task in ids:
-        if task not in tasks:
-            raise UsageError(f"batch {name} has no task {escape(task)}")
     return OrderTarget(batch, tasks, tuple(dict.fromkeys(ids)))
 
 

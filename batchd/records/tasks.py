@@ -572,16 +572,16 @@ _REASONS = {
 }
 
 
-_TRIED = "fix the cause, then {resume}; it is also tried by itself"
+_TRIED = "fix the cause, then {resume}; batchd also tries by itself"
 _FIXES = {
     Cause.PAUSED: "{resume}",
     # A daemon keeps the variables that it started with; files are read again.
-    Cause.AUTH: "fix the cause, then {resume}; where the key is in a variable, start batchd again with it instead; it is also tried by itself",
+    Cause.AUTH: "write the new key into its file, then {resume}; or, where it is in a variable, start batchd again with it; batchd also tries by itself",
     Cause.UNCERTAIN: "{resume}, once you know that it has not run since",
     Cause.BUDGET: "it goes on by itself at midnight UTC; or batchd tune budget.per_day_usd=…",
     Cause.TIER: "it goes on by itself, once its service tier has room; or {resume}",
     Cause.LIMITED: "it goes on by itself, once the provider lets it; or {resume}",
-    Cause.GONE: "{retry} runs its tasks with another model; or, once it is there, {resume}; it is also tried by itself",
+    Cause.GONE: "{retry} runs its tasks with another model; or, once it is there, {resume}; batchd also tries by itself",
 }
 
 

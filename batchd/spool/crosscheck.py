@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from batchd import records
+from batchd import records, words
 from batchd.config import Config, providers
 from batchd.config.providers import model_problem
 from batchd.errors import Problem
@@ -94,7 +94,11 @@ def _outside_once(problems: list[Finding], directories: TaskDirectories) -> None
     outside = [found for found in problems if OUTSIDE in found[2].message]
     if outside:
         index, at, first = outside[0]
-        more = f"; it is one of {len(outside):,} such tasks" if outside[1:] else ""
+        # Of those of all tasks there is no index.
+        others = words.listed(
+            [f"tasks[{each}]" for each, *_ in outside if each not in {None, index}]
+        )
+        more = f"; so do those of {others}" if others else ""
         fix = directories.allowing(p.message.partition(OUTSIDE)[0] for _, _, p in outside)
         problems[:] = [found for found in problems if OUTSIDE not in found[2].message]
         problems.append((index, at, Problem("", first.message + more, fix)))
@@ -268,8 +272,9 @@ def _ids(specs: dict[int, TaskSpec], ids: dict[int, str]) -> Iterator[Finding]:
         if given and name in RESERVED:
             yield index, ("id",), Problem("", f"{name!r} is reserved for a file of the batch")
         if name in first:
-            other = f"the task at place {first[name] + 1} has the id {name!r} too"
-            yield index, ("id",), Problem("", other, "without an id, its 3-digit place is its id")
+            other = f"tasks[{first[name]}] has the id {name!r} too"
+            hint = "a task without an id has its number in the file, such as 001"
+            yield index, ("id",), Problem("", other, hint)
         first.setdefault(name, index)
 
 

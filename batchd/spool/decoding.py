@@ -124,6 +124,8 @@ def _explain(source: str, error: json.JSONDecodeError) -> tuple[str, str]:
         return f"{word.group()} is not JSON", f"write {fix}"
     if word and error.msg.startswith("Expecting property name"):
         return f"the key {word.group()} has no quotes", f'write "{word.group()}"'
+    if error.msg == "Expecting value" and (found := source[error.pos :].strip()):
+        return f"JSON has no value that begins with {found[:10]!r}", 'text stands in quotes: "…"'
     return _plainer(error.msg, at_end=not source[error.pos :].strip())
 
 

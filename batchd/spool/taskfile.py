@@ -165,10 +165,15 @@ def parse(data: bytes, filename: str, config: Config, *, dropped: set[str] | Non
         if len(problems) >= _MAX_ERRORS:
             raise _refusal(problems, filename)
         place = partial(document.place, index)
-        if isinstance(raw, dict):
+        if isinstance(raw, dict) and {"custom_id", "body"} <= raw.keys():
+            said = "this is a request of OpenAI's Batch API"
+            hint = "write its prompt as first_prompt, and its custom_id as id"
+            problems.append(Problem(place(()), said, hint))
+        elif isinstance(raw, dict):
             specs[index] = _validated(taskspec.TaskSpec, raw, place, problems)
         elif raw is not BROKEN:
-            problems.append(Problem(place(()), "it must be an object"))
+            hint = 'such as {"first_prompt": "…"}'
+            problems.append(Problem(place(()), "it must be an object", hint))
     ids = {i: _id(raw, i) for i, raw in enumerate(document.tasks)}
     if not problems and (wrong := _multiplied(document)):
         problems.append(wrong)

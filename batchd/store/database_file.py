@@ -149,7 +149,9 @@ def reading(path: Path) -> str:
 def open_reader(path: Path) -> sqlite3.Connection:
     """Return a connection that can only read. Raises ``StoreError``, ``NewerStoreError``."""
     if not path.exists():
-        raise StoreError(f"{path} does not exist; no batchd has worked here yet")
+        raise StoreError(
+            f"{path} is not there: nothing has run on this spool yet; `batchd run FILE` begins"
+        )
     refuse_empty(path)
     db: sqlite3.Connection | None = None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import sqlite3
@@ -69,7 +70,12 @@ def _batch(db: sqlite3.Connection, columns: str, name: str) -> tuple[Any, ...]:
         (name,),
     ).fetchone()
     if row is None:
-        raise UnknownNameError(f"there is no batch {name}; `batchd status` lists them")
+        known = [
+            each for (each,) in db.execute("SELECT name FROM batches ORDER BY id DESC LIMIT 1000")
+        ]
+        raise UnknownNameError(
+            f"there is no batch {name}: {_near(name, known)}`batchd status` lists them"
+        )
     return row
 
 
@@ -84,7 +90,15 @@ def task_key(db: sqlite3.Connection, ref: Ref) -> int:
     row = db.execute("SELECT id FROM tasks WHERE batch = ? AND name = ?", (key, ref.task))
     for (task,) in row:
         return int(task)
-    raise UnknownNameError(f"there is no task {ref}")
+    known = [each for (each,) in db.execute("SELECT name FROM tasks WHERE batch = ?", (key,))]
+    near = _near(ref.task, known, f"{ref.batch}/")
+    raise UnknownNameError(f"there is no task {ref}: {near}`batchd status {ref.batch}` lists them")
+
+
+def _near(name: str, known: Sequence[str], before: str = "") -> str:
+    """Return which of the names may be meant; empty: none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"do you mean {before}{near[0]}? " if near else ""
 
 
 def find_batch(db: sqlite3.Connection, name: str) -> Batch:

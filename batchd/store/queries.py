@@ -5,6 +5,7 @@ for: rows of tasks and batches, the ledger, and what lists show beside them.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -40,6 +41,9 @@ from batchd.store.task_transaction import TALLY_OF_TASK
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: More names help nobody who completes one.
+_MOST_NAMES = 200
 
 
 class StoreReader:
@@ -328,6 +332,21 @@ def prompts_from(
         (number, each, None if body is None else _ASKED.decode(unpack(body)).first_prompt)
         for number, each, body in rows
     ]
+
+
+def names(db: sqlite3.Connection, begun: str) -> list[str]:
+    """Return what a name that somebody types may become: a batch, the newest first, or behind its
+    slash a task.
+    """
+    batch, slash, _ = begun.partition("/")
+    tasks = "SELECT b.name || '/' || t.name FROM tasks t JOIN batches b ON b.id = t.batch WHERE b.name = ?"
+    rows = (
+        db.execute(f"{tasks} ORDER BY t.id", (batch,))
+        if slash
+        else db.execute("SELECT name FROM batches ORDER BY id DESC")
+    )
+    fitting = (name for (name,) in rows if name.startswith(begun))
+    return [*itertools.islice(fitting, _MOST_NAMES)]
 
 
 def first_prompts(db: sqlite3.Connection, names: Collection[str]) -> dict[str, str]:

@@ -131,7 +131,9 @@ class StoreQueries:
                 return reader, file
             reader.close()
         if now is None:
-            raise StoreError(f"{self.path} does not exist; no batchd has worked here yet")
+            raise StoreError(
+                f"{self.path} is not there: nothing has run on this spool yet; `batchd run FILE` begins"
+            )
         return StoreReader(self.path), now
 
 

@@ -84,7 +84,7 @@ _ENDS: Mapping[int, tuple[TaskStatus, Reason, str]] = {
         "not done after 10 rounds: two tests still fail",
     ),
     17: (TaskStatus.ERROR, Reason.PROVIDER_UNAVAILABLE, "openai did not answer (after 6 tries)"),
-    23: (TaskStatus.TIMEOUT, Reason.WALL_CLOCK, "its 3600 s of work are used up"),
+    23: (TaskStatus.TIMEOUT, Reason.WALL_CLOCK, "stopped after 3600 s of work (limits.timeout_s)"),
     41: (
         TaskStatus.ERROR,
         Reason.LOOP,

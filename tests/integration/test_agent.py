@@ -281,7 +281,8 @@ def test_a_task_begun_by_an_older_version_has_its_check_as_it_was(tmp_path: Path
     """
 
     async def play(scene: Scene) -> None:
-        job = task("steps-1", check="false", limits=TaskLimits(max_iterations=1))
+        check = "echo not found; false"
+        job = task("steps-1", check=check, limits=TaskLimits(max_iterations=1))
         whole = (await scene.run(job)).events
         new = [e for e in whole if isinstance(e, events.RoundEvaluated)]
         kind, fields = json.loads(events.encode(whole[0]))
@@ -290,8 +291,8 @@ def test_a_task_begun_by_an_older_version_has_its_check_as_it_was(tmp_path: Path
         ended = await scene.run(job, [older])
         old = [e for e in ended.events if isinstance(e, events.RoundEvaluated)]
         said = [e.evaluation.feedback for e in (*new, *old)]
-        apart = "`false`: exit code 1 (a check begins with an empty HOME and /tmp)"
-        assert said == [apart, "`false`: exit code 1"]
+        apart = " (a check begins with an empty HOME and /tmp)"
+        assert said == [f"`{check}`: exit code 1{more}\nnot found" for more in (apart, "")]
 
     scene(tmp_path, play)
 

@@ -17,7 +17,7 @@ from batchd.records import dollars
 from batchd.store.queries import StoreReader
 from tests.integration.test_control import HANGS, Control
 
-_NOPE = "batchd: there is no batch nope; `batchd status` lists them\n"
+_NOPE = "batchd: there is no batch nope: `batchd status` lists them\n"
 
 pytestmark = pytest.mark.in_turns
 

@@ -240,7 +240,7 @@ def test_cancel_ends_tasks_and_what_depends_on_them(at: Control, daemon: Callabl
         assert at.order("cancel", "games/a") == "games/a has ended already: cancelled\n"
         assert at.order("cancel", "games") == "games has ended already: 4 cancelled\n"
         assert "no batch nope" in at.order("cancel", "nope", code=2)
-        assert "has no task zz" in at.order("cancel", "games/zz", code=2)
+        assert "there is no task games/zz" in at.order("cancel", "games/zz", code=2)
         at.order("cancel", "a/b/c", code=2)
     assert len(at.lines("command_done")) == 4
     first = at.lines("command_done")[0]
@@ -263,9 +263,7 @@ def test_cancel_ends_what_it_can(at: Control, daemon: Callable[[], Any]) -> None
         at.until(lambda: sorted(at.statuses("mixed").values()) == ["completed", "error", "running"])
         at.until_running("open", 1)
     with daemon():
-        words = (
-            "batch done has finished already: 2 completed; mixed/c has finished already: error"
-        )
+        words = "batch done has finished already: 2 completed; mixed/c has finished already: error"
         assert words in at.order("cancel", "done", "mixed/c", code=2)
         said = at.order("cancel", "done", "mixed/a", "mixed/b", "wrong", "open")
         assert said.splitlines() == [
@@ -439,7 +437,7 @@ def test_retry_refuses_what_has_not_ended(at: Control) -> None:
         at.until_running("games", 2)
         assert "cannot run again: a, c;" in at.order("retry", "games", code=2)
         assert "cannot run again: c;" in at.order("retry", "games/b", code=2)
-        assert "has no task z" in at.order("retry", "games/z", code=2)
+        assert "there is no task games/z" in at.order("retry", "games/z", code=2)
         assert "no batch nope" in at.order("retry", "nope", code=2)
         # As a variable that is not set would have it:
         # with their own models it would be another order.
@@ -1354,7 +1352,7 @@ def test_an_order_that_adds_is_given_once(at: Control) -> None:
         with connection, connection.makefile("rb") as stream:
             stream.readline()
 
-    for order, said in (("nice", "before it answered"), ("priority", "no batch has ever")):
+    for order, said in (("nice", "before it answered"), ("priority", "nothing has run on")):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             sockets.bind(listener, at.state / "control.sock")
             listener.listen()

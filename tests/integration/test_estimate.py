@@ -203,7 +203,7 @@ def test_what_is_unknown_is_said(counted: Any) -> None:
     assert nine["at_most"] == {"calls": 100, "tokens": None, "cost": 0.25}
     shown = counted.batchd("estimate", new).stdout
     for words in (
-        "Of 2 tasks the model is not on record",
+        "No task with the model of 2 tasks has run here",
         "No price is known for standin/steps-4",
         "A limit on money is active",
         "unknown as new input",

@@ -252,7 +252,7 @@ def test_init_takes_what_is_usual(person: Person) -> None:
         ("config.toml", (), "config.toml is there already"),
         ("sample.json", (), "sample.json is there already"),
         ("inbox/mail", (), "inbox holds files already"),
-        ("", ("--model", "gpt"), "it is PROVIDER/MODEL"),
+        ("", ("--model", "gpt"), "write PROVIDER/MODEL, such as"),
         ("", ("--model", "deepseek-flash"), "as in deepseek/deepseek-flash"),
         ("", ("--model", "mine/x"), "mine is none of openai"),
         (

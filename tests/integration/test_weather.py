@@ -113,7 +113,7 @@ def test_bad_files_are_refused_with_their_reasons(station: Station) -> None:
     assert "2,147.5 MB" in station.refused("huge")
     assert "nested too deep" in station.refused("deep")
     assert "line 1: it is nested too deep" in station.refused("deeper")
-    assert "[2].id: the task at place 1 has the id 'a' too" in station.refused("ids")
+    assert "[2].id: tasks[0] has the id 'a' too" in station.refused("ids")
     keys = station.refused("keys")
     assert "first_prompt" in keys
     assert "metadata.a" in keys

@@ -114,9 +114,7 @@ def test_a_service_of_ones_own_comes_and_goes(bare: tuple[Machine, str]) -> None
     (home / ".config/batchd/env").unlink()
     left = {path for path in {*home.rglob("*")} - before if not path.is_relative_to(home / "spool")}
     # systemd remembers for itself when a timer was due last.
-    assert [path.name for path in left if not path.is_dir()] == [
-        "stamp-batchd-every-sample.timer"
-    ]
+    assert [path.name for path in left if not path.is_dir()] == ["stamp-batchd-every-sample.timer"]
     assert service.show("LoadState") == "not-found"
 
 

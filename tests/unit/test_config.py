@@ -445,7 +445,7 @@ def test_control_characters_are_refused(written: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "place", "reason"),
     [
-        (b"[pool]\nprocesses = \n", "line 2, column 13", "Invalid value"),
+        (b"[pool]\nprocesses = \n", "line 2, column 13", "a value is missing here"),
         (b"[pool]\n[web]\n[pool]\n", "line 3, column 6", "the table [pool] is given twice"),
         (
             b"[pool]\nprocesses = 1\nprocesses = 2\n",

@@ -381,11 +381,11 @@ def test_all_errors_at_once(spool: Config, tmp_path: Path) -> None:
             "it is not a valid JSON Schema: '(' is not a 'regex'"
         ),
         "tasks[4].output_schema.properties.y['$ref']": "it must lie in this schema (#/$defs/…)",
-        "tasks[5]": "it must be an object",
+        "tasks[5]": 'it must be an object (such as {"first_prompt": "…"})',
         "tasks[6].dir": f"{tmp_path}/work/nope does not exist (make it, or leave dir out for a fresh directory)",
         "tasks[6].priority": "it must be a valid integer (it is 1.5)",
         "tasks[6].id": (
-            "the task at place 4 has the id '004' too (without an id, its 3-digit place is its id)"
+            "tasks[3] has the id '004' too (a task without an id has its number in the file, such as 001)"
         ),
         "tasks[7].limits": "it must be an object",
     }
@@ -569,7 +569,8 @@ def test_what_lies_outside_of_the_workspace_is_refused_once_with_the_fix(
         found = _problems({"tasks": tasks}, spool)
         (said,) = [text for text in found.values() if "lies outside of [workspace]" in text]
         assert said.startswith(f"{tmp_path}/srv/a lies outside")
-        assert f"one of {len(tasks)} such tasks" in said
+        assert "so do those of tasks[1]" in said
+        assert f"tasks[{len(tasks) - 1}] (" in said
         return said
 
     more, srv = f'"{tmp_path}/more"', f"{tmp_path}/srv"

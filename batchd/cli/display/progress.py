@@ -19,7 +19,7 @@ from batchd.log import escape
 from batchd.observe import standstill
 from batchd.records import Parking, Ref, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
-from batchd.views import view
+from batchd.views import last, view
 from batchd.words import counted, duration, money, parked_lines
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ class ProgressWatch:
     #: What was parked at the last look, which batches waited then, and what was said of that.
     _waiting: tuple[tuple[Parking, ...], frozenset[str]] = ((), frozenset())
     _held: tuple[Parking, ...] = ()
+    #: Whether it was said that calls fail: once is enough for all tasks.
+    _failing: bool = False
 
     def look(self) -> tuple[list[str], Picture]:
         """Return a line for each change since the last look, and the picture."""
@@ -116,6 +118,10 @@ class ProgressWatch:
                 ended = [t for t in self.reader.tasks(batch.batch.name) if t.status.final]
                 news += [line for t in ended for line in self._changes(t)]
         news += [line for t in running for line in self._changes(t)]
+        said = ((t, last(t.step).caution) for t in running if t.status is TaskStatus.RUNNING)
+        if not self._failing and (failing := next((each for each in said if each[1]), None)):
+            self._failing = True
+            news += hanging(f"‖ {failing[0].ref.task}: {failing[1]}", _ROOM)
         self.late = False
         news += self._waits(batches, running)
         return news, Picture(batches, running, self._prompts, self._begun)

@@ -129,7 +129,7 @@ def _outcome(made: ResultV1, why: str) -> dict[str, str]:
     return {
         "answer": _excerpt(made.answer) or ("none" if made.status is TaskStatus.COMPLETED else ""),
         "verdict": f"{verdict.by}: {done}{said}" if verdict and verdict.by != "none" else "",
-        "files": _files(made.files),
+        "files": _files(made.files) if made.timing.started_at else "",
     }
 
 

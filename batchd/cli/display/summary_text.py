@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from batchd import decoders
 from batchd.cli.display import formatting, tables
 from batchd.cli.display.formatting import MARKS, coloured, room
 from batchd.cli.display.tables import Column
+from batchd.config.sections import CostSection
 from batchd.console import hanging
 from batchd.errors import Problem
 from batchd.log import escape
@@ -68,15 +69,19 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
         "calls": f"{usage['calls']:,}, {usage['average_tokens_per_call']:,} tokens on average",
         "cost": _cost(cost, summary["tasks"]),
     }
-    if not usage["calls"]:
+    if usage.get("cache_share") is None:
         del rows["cache"]
+    if not usage["calls"]:
+        del rows["tokens"], rows["calls"], rows["cost"]
     if usage["unsettled_calls"]:
         rows["unsettled"] = (
             f"{counted(usage['unsettled_calls'], 'call')} without an answer on record, "
             f"at most {money(cost['unsettled'])}"
         )
     figures = [*formatting.facts(rows, "  ")]
-    elsewhere = cost["compare"] if usage["calls"] else []
+    # Those that batchd compares with unasked stand in the report.
+    asked = [c["model"] for c in cost["compare"]] != [*CostSection().compare]
+    elsewhere = cost["compare"] if usage["calls"] and asked else []
     compared = [f"  {c['model']:<32} {money(c['total']):>12}" for c in elsewhere]
     return figures + (["", "The same tokens elsewhere:", *compared] if compared else [])
 
@@ -86,7 +91,7 @@ def _outcome(counts: Mapping[str, int], tasks: Sequence[Mapping[str, Any]]) -> s
     not_accepted = f"{refused:,} {view.NOT_ACCEPTED}, " if refused else ""
     return (
         f"{counts['completed']:,} completed, {counts['error']:,} failed, {not_accepted}"
-        f"{counts['timeout'] - refused:,} timed out, {counts['cancelled']:,} cancelled"
+        f"{counts['timeout'] - refused:,} over a limit, {counts['cancelled']:,} cancelled"
     )
 
 
@@ -119,6 +124,7 @@ _COLUMNS: tuple[Column[Mapping[str, Any]], ...] = (
 
 
 def _tasks(tasks: list[Mapping[str, Any]], prompts: Mapping[str, str]) -> list[str]:
+    tasks = sorted(tasks, key=lambda task: task["status"] == TaskStatus.COMPLETED)
     prompt: Column[Mapping[str, Any]] = Column(
         "PROMPT", lambda t: formatting.one_line(prompts.get(t["task"], "")), wide="line"
     )
@@ -168,11 +174,23 @@ def report(rows: Iterable[BatchRow], *, as_json: bool = False) -> int:
                     if (page := Path(batch.folder, "report.html")).is_file()
                     else []
                 ),
+                *next_steps(batch.name, [(t["task"], t["status"]) for t in one["tasks"]]),
                 sep="\n",
             )
     if any(row.problems for row in rows):
         return 2
     return 0 if all(row.completed == row.tasks for row in rows) else 1
+
+
+def next_steps(batch: str, tasks: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yield what to do about tasks that did not complete, of those with their statuses; nothing
+    where all did.
+    """
+    failed = [task for task, status in tasks if status in {TaskStatus.ERROR, TaskStatus.TIMEOUT}]
+    if failed:
+        yield f"Look:    batchd logs {batch}/{failed[0]}"
+    if any(status != TaskStatus.COMPLETED for _, status in tasks):
+        yield f"Again:   batchd retry --failed {batch}"
 
 
 def answer(row: BatchRow) -> str:

@@ -23,6 +23,16 @@ from batchd.cli import parser, shipped
 _MAN = "man/batchd.1"
 #: What words for arguments a shell completes from the disk.
 _COMPLETED = {"FILE": shtab.FILE, "PATH": shtab.FILE, "BACKUP": shtab.FILE, "DIR": shtab.DIRECTORY}
+#: … and from the store.
+_NAMES = {
+    "bash": "_batchd_names",
+    "zsh": "_batchd_names",
+    "fish": "(batchd completion names (commandline -ct) 2>/dev/null)",
+    "preamble": {
+        "bash": '_batchd_names() { batchd completion names "$1" 2>/dev/null; }',
+        "zsh": '_batchd_names() { compadd -- ${(f)"$(batchd completion names "$PREFIX" 2>/dev/null)"}; }',
+    },
+}
 #: As long are lines wherever they are made.
 _WIDTH = 100
 
@@ -40,11 +50,15 @@ def made() -> Mapping[str, str]:
 
 
 def _completed() -> argparse.ArgumentParser:
-    """Return the parser with what a shell completes from the disk marked as such."""
+    """Return the parser with what a shell completes from the disk or the store marked as such."""
     whole = parser()
     for each in (whole, *_commands(whole)):
         for action in each._actions:
-            if action.metavar in _COMPLETED:
+            if str(action.metavar).startswith("BATCH"):
+                action.complete = _NAMES  # type: ignore[attr-defined]
+            elif shipped.NAMES in (action.choices or ()):
+                action.choices = [*shipped.COMPLETIONS]
+            elif action.metavar in _COMPLETED:
                 action.complete = _COMPLETED[str(action.metavar)]  # type: ignore[attr-defined]
     return whole
 

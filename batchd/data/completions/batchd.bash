@@ -12,7 +12,7 @@ _shtab_batchd_serve_option_strings=(-h --help --config --drop-packs)
 _shtab_batchd_run_option_strings=(-h --help --config --prompt --model --check --dir --repo --budget --each --serial --processes --first --here --json)
 _shtab_batchd_submit_option_strings=(-h --help --config --prompt --model --check --dir --repo --budget --each --first --name --wait --json)
 _shtab_batchd_wait_option_strings=(-h --help --config --json)
-_shtab_batchd_status_option_strings=(-h --help --config -n --last --json)
+_shtab_batchd_status_option_strings=(-h --help --config --failed -n --last --json)
 _shtab_batchd_top_option_strings=(-h --help --config -i --interval --once)
 _shtab_batchd_logs_option_strings=(-h --help --config -f --follow --full --lines --json)
 _shtab_batchd_search_option_strings=(-h --help --config --case -n --json)
@@ -54,17 +54,26 @@ _shtab_batchd_submit_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_batchd_submit___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_submit___dir_COMPGEN=_shtab_compgen_dirs
 _shtab_batchd_submit___repo_COMPGEN=_shtab_compgen_dirs
+_shtab_batchd_wait_pos_0_COMPGEN=_batchd_names
 _shtab_batchd_wait___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_status_pos_0_COMPGEN=_batchd_names
 _shtab_batchd_status___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_top___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_logs_pos_0_COMPGEN=_batchd_names
 _shtab_batchd_logs___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_search_pos_1_COMPGEN=_batchd_names
 _shtab_batchd_search___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_cost_pos_0_COMPGEN=_batchd_names
 _shtab_batchd_cost___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_cost___batch_COMPGEN=_batchd_names
 _shtab_batchd_web___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_report_pos_0_COMPGEN=_batchd_names
 _shtab_batchd_report___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_report__o_COMPGEN=_shtab_compgen_files
 _shtab_batchd_report___output_COMPGEN=_shtab_compgen_files
+_shtab_batchd_diff_pos_0_COMPGEN=_batchd_names
 _shtab_batchd_diff___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_apply_pos_0_COMPGEN=_batchd_names
 _shtab_batchd_apply___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_apply___into_COMPGEN=_shtab_compgen_dirs
 _shtab_batchd_estimate_pos_0_COMPGEN=_shtab_compgen_files
@@ -76,11 +85,17 @@ _shtab_batchd_trust___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_notify___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_schema___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_completion___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_cancel_pos_0_COMPGEN=_batchd_names
 _shtab_batchd_cancel___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_retry_pos_0_COMPGEN=_batchd_names
 _shtab_batchd_retry___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_pause_pos_0_COMPGEN=_batchd_names
 _shtab_batchd_pause___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_resume_pos_0_COMPGEN=_batchd_names
 _shtab_batchd_resume___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_priority_pos_0_COMPGEN=_batchd_names
 _shtab_batchd_priority___config_COMPGEN=_shtab_compgen_files
+_shtab_batchd_nice_pos_0_COMPGEN=_batchd_names
 _shtab_batchd_nice___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_prune___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd_tune___config_COMPGEN=_shtab_compgen_files
@@ -94,7 +109,7 @@ _shtab_batchd___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd__C_COMPGEN=_shtab_compgen_dirs
 
 _shtab_batchd_schema_pos_0_choices=(task result summary status notification)
-_shtab_batchd_completion_pos_0_choices=(bash zsh)
+_shtab_batchd_completion_pos_0_choices=(bash zsh fish)
 _shtab_batchd_pos_0_choices=(init serve run submit wait status top logs search cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority nice prune tune worker backup restore demo)
 
 _shtab_batchd_init__h_nargs=0
@@ -124,6 +139,7 @@ _shtab_batchd_wait___help_nargs=0
 _shtab_batchd_wait___json_nargs=0
 _shtab_batchd_status__h_nargs=0
 _shtab_batchd_status___help_nargs=0
+_shtab_batchd_status___failed_nargs=0
 _shtab_batchd_status___json_nargs=0
 _shtab_batchd_top__h_nargs=0
 _shtab_batchd_top___help_nargs=0
@@ -237,6 +253,10 @@ _shtab_batchd__h_nargs=0
 _shtab_batchd___help_nargs=0
 _shtab_batchd___version_nargs=0
 
+
+# Custom Preamble
+_batchd_names() { batchd completion names "$1" 2>/dev/null; }
+# End Custom Preamble
 
 # $1=COMP_WORDS[1]
 _shtab_compgen_files() {
