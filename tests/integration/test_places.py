@@ -253,7 +253,7 @@ def test_init_takes_what_is_usual(person: Person) -> None:
         ("sample.json", (), "sample.json is there already"),
         ("inbox/mail", (), "inbox holds files already"),
         ("", ("--model", "gpt"), "write PROVIDER/MODEL, such as"),
-        ("", ("--model", "deepseek-flash"), "as in deepseek/deepseek-flash"),
+        ("", ("--model", "deepseek-flash"), "such as deepseek/deepseek-flash"),
         ("", ("--model", "mine/x"), "mine is none of openai"),
         (
             "",
