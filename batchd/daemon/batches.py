@@ -23,7 +23,7 @@ from batchd.daemon.writes import DaemonStore
 from batchd.errors import Problem, UsedNameError, WithdrawnError
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle, inputs
-from batchd.log import Action, get_logger
+from batchd.log import Action, escape, get_logger
 from batchd.records import Batch, Task
 from batchd.spool import outbox
 from batchd.store import lookups, operations
@@ -249,6 +249,8 @@ class OpenBatches:
                 return there  # it was written before a crash, and somebody may have read it
             if problems:
                 summary = results.rejected(batch, problems, now)
+                text = "".join(f"{escape(str(problem))}\n" for problem in problems)
+                outbox.publish(folder / "errors.txt", text.encode(), replace=True)
             else:
                 summary = sums.summary(batch, now)
             outbox.publish(folder / "summary.json", summary.encode(), replace=True)

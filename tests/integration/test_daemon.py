@@ -587,6 +587,9 @@ def test_a_broken_file_is_rejected_with_all_its_errors(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "outbox/bad/summary.json").read_bytes())
     assert summary["status"] == "rejected"
     assert len(summary["errors"]) >= 2
+    lines = (tmp_path / "outbox/bad/errors.txt").read_text().splitlines()
+    assert len(lines) == len(summary["errors"])
+    assert all(e["message"] in line for e, line in zip(summary["errors"], lines, strict=True))
     assert "first_promt" in (tmp_path / "outbox/bad/request.json").read_text()
 
 

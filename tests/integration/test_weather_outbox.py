@@ -73,7 +73,11 @@ def test_a_collector_in_a_hurry_gets_each_folder_once_and_whole(
             *("request.json", "results.jsonl", "report.html", "summary.json"),
             *("001", "001.json", "001.jsonl"),
         }
-    assert {p.name for p in (goal / "wrong0").iterdir()} == {"request.json", "summary.json"}
+    assert {p.name for p in (goal / "wrong0").iterdir()} == {
+        "errors.txt",
+        "request.json",
+        "summary.json",
+    }
     assert station.logged("outbox_trouble") == []
 
 
