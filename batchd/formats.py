@@ -407,11 +407,19 @@ class StatusV1(Struct, frozen=True, kw_only=True):
 
 
 def json_schema(kind: type) -> dict[str, Any]:
-    """Return the JSON Schema of a published format;
-    its definitions keep the names under which they were published.
+    """Return the JSON Schema of a published format."""
+    (made,), definitions = components(kind)
+    return {**made, "$defs": definitions}
+
+
+def components(*kinds: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return what stands for each kind in a JSON Schema, and the definitions of all;
+    they keep the names under which they were published.
     """
-    text = msgspec.json.encode(msgspec.json.schema(kind))
-    made: dict[str, Any] = msgspec.json.decode(text.replace(b"TaskStatus", b"Status"))
+    text = msgspec.json.encode(msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}"))
+    made: tuple[list[dict[str, Any]], dict[str, Any]] = msgspec.json.decode(
+        text.replace(b"TaskStatus", b"Status")
+    )
     return made
 
 

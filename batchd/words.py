@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from msgspec import Struct, structs
 
 from batchd.errors import UsageError
 from batchd.log import escape
@@ -206,8 +208,7 @@ def split_target(target: str) -> tuple[str, str]:
     return batch, task
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standstill:
+class Standstill(Struct, frozen=True, kw_only=True):
     """Something that waits, as it is shown to people."""
 
     #: Seconds since the epoch.
@@ -244,7 +245,7 @@ def standstills(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterat
     for each in alone:
         found = _standstill(each, named(each.scope, each.name))
         unused = each.scope.asked and bool(each.cause.reason) and each.name in idle
-        yield replace(found, fix=f"{_UNUSED}; {found.fix}") if unused else found
+        yield structs.replace(found, fix=f"{_UNUSED}; {found.fix}") if unused else found
 
 
 def parked_lines(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterator[str]:

@@ -44,7 +44,7 @@ COMMANDS: Mapping[str, str] = {
     "config": "show the values in force, and where each comes from",
     "trust": "trust the configuration that lies in a directory, or show which are trusted",
     "notify": "show who is notified of what, or send a test",
-    "schema": "print the JSON Schema of task files, results, summaries, the status file or notifications",
+    "schema": "print the JSON Schema of a format: task files, results, events, what programs read",
     "completion": "print the shell completion of batchd's commands and names for bash, zsh or fish",
     **dict.fromkeys(
         ("cancel", "retry", "pause", "resume", "priority", "nice", "prune", "tune"), ""

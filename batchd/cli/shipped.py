@@ -16,7 +16,7 @@ from typing import Any
 COMPLETIONS = {"bash": "batchd.bash", "zsh": "_batchd", "fish": "batchd.fish"}
 #: What completions ask for as somebody types.
 NAMES = "names"
-KINDS = ("task", "result", "summary", "status", "notification")
+KINDS = ("task", "result", "summary", "status", "status-json", "event", "api", "notification")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +74,18 @@ def text(kind: str) -> str:
         from batchd.notify import format as notification  # msgspec, only where it is needed
 
         schema = notification.schema()
+    elif kind == "status-json":
+        from batchd.cli import status
+
+        schema = status.schema()
+    elif kind == "event":
+        from batchd import results
+
+        schema = results.event_schema()
+    elif kind == "api":
+        from batchd.web import page_data
+
+        schema = page_data.schema()
     else:
         from batchd import formats  # msgspec, only where it is needed
 

@@ -6,32 +6,33 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import os
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from msgspec import structs, to_builtins
+from msgspec import UNSET, UnsetType, to_builtins
 
-from batchd import config, silent_paths, users, words
+from batchd import config, formats, silent_paths, users, words
 from batchd.cli import orders
 from batchd.cli.display import formatting, status_text, summary_text
 from batchd.cli.support.member_reader import MemberReader, fresh
 from batchd.config import trust
-from batchd.control import DaemonStatus, OpenTrouble, fields
-from batchd.errors import BatchdError, UsageError
+from batchd.control import DaemonStatus, OpenTrouble
+from batchd.errors import BatchdError, UnknownNameError, UsageError
+from batchd.formats import RunsCodeV1
 from batchd.log import escape
 from batchd.observe import standstill
 from batchd.observe.standstill import WaitReasons
-from batchd.observe.status import Unseen, ask
+from batchd.observe.status import Status, Unseen, ask, standing
 from batchd.records import Parking, Ref, TaskStatus
-from batchd.spool.claims import ignorable
+from batchd.spool import claims, outbox
 from batchd.store import lookups, queries
 from batchd.store.queries import StoreReader
-from batchd.store.rows import BatchRow, TaskRow
+from batchd.store.rows import TaskRow
+from batchd.store.shown import BatchJson, TaskJson
 from batchd.words import moment
 
 #: More batches than any store has, and SQLite can count.
@@ -64,52 +65,50 @@ def run(args: argparse.Namespace) -> int:
     if daemon is Unseen.ABSENT and not args.json:
         for refusal in orders.refusals(state):
             formatting.complain(f"A daemon would not start here: {refusal}.")
-    taken = isinstance(daemon, DaemonStatus) and daemon.watching
-    quiet = bool(batch) or args.json or taken
-    dropped = [] if quiet else [*_dropped(config.load_paths(args.config).inbox)]
     store = formatting.store_path(state)
     if not batch and not store.exists():
         # Nothing has been dropped yet: that is no error.
-        return _overview(daemon, (), [], as_json=args.json, dropped=dropped)
+        _overview(standing(daemon), args, state)
+        return 0
     with StoreReader(store) as reader:
         if task:
             return _task(reader, Ref(batch, task), daemon, as_json=args.json)
         if batch:
-            return _batch(reader, batch, daemon, failed=args.failed, as_json=args.json)
+            try:
+                return _batch(reader, batch, daemon, failed=args.failed, as_json=args.json)
+            except UnknownNameError as error:
+                lie = [f for f in _waiting_files(args, state) if outbox.batch_name(f) == batch]
+                if not lie:
+                    raise
+                raise UnknownNameError(f"{error}: {lie[0]} waits to be taken up") from None
         # One more than is shown, to know whether there are more.
         last = min(args.last, _ALL_BATCHES)
         rows = reader.batches(limit=last + 1 if last > 0 else -1)
         shown = rows[:last] if last > 0 else rows
-        parked = reader.parked()
-        idle = reader.read(queries.idle, parked)
-        prompts = (
-            {}
-            if args.json
-            else reader.read(queries.first_prompts, [row.batch.name for row in shown])
-        )
-        code = _overview(
-            daemon,
-            parked,
-            shown,
-            as_json=args.json,
-            dropped=dropped,
-            idle=idle,
-            prompts=prompts,
-        )
+        _overview(standing(daemon, reader, shown), args, state, reader)
         if len(rows) > len(shown) and not args.json:
             formatting.say("Older batches are not shown: `batchd status -n 0` shows all.")
-        return code
+    return 0
 
 
-def _dropped(inbox: str) -> Iterator[str]:
-    """Yield how much lies in the inbox of no daemon."""
-    if silent_paths.among([inbox]):
-        yield f"The inbox does not answer: {silent_paths.FIX}."
-        return
+def _waiting_files(args: argparse.Namespace, state: Path) -> Sequence[str]:
+    """Return what was dropped and is not taken up; nothing of an inbox that cannot be read."""
     with contextlib.suppress(OSError):
-        if lying := [name for name in os.listdir(inbox) if not ignorable(name)]:
-            files = words.counted(len(lying), "file")
-            yield f"{files} in the inbox; `batchd serve` takes what is dropped."
+        return claims.waiting(Path(config.load_paths(args.config).inbox), state)
+    return ()
+
+
+def _dropped(args: argparse.Namespace, status: Status, state: Path) -> Iterator[str]:
+    """Yield what waits in the inbox."""
+    if silent_paths.among([config.load_paths(args.config).inbox]):
+        yield f"The inbox does not answer: {silent_paths.FIX}."
+    elif names := _waiting_files(args, state):
+        files = words.counted(len(names), "file")
+        if status.daemon and status.daemon.watching:
+            verb = "waits" if len(names) == 1 else "wait"
+            yield f"{files} {verb} to be taken up: {words.listed(names)}"
+        else:
+            yield f"{files} in the inbox; `batchd serve` takes what is dropped: {words.listed(names)}"
 
 
 def _as_member(state: Path, args: argparse.Namespace) -> int:
@@ -120,7 +119,7 @@ def _as_member(state: Path, args: argparse.Namespace) -> int:
     reader = MemberReader(Path(config.load_paths(args.config).outbox), state)
     status = reader.status()
     if args.json:
-        formatting.print_json(_fields(reader.batch(batch)) if batch else to_builtins(status))
+        formatting.print_json(to_builtins(BatchJson.of(reader.batch(batch)) if batch else status))
         return 0
     if batch:
         row = reader.batch(batch)
@@ -152,38 +151,27 @@ def _as_member(state: Path, args: argparse.Namespace) -> int:
 
 
 def _overview(
-    daemon: DaemonStatus | Unseen,
-    parked: Sequence[Parking],
-    rows: list[BatchRow],
-    *,
-    as_json: bool,
-    dropped: Sequence[str] = (),
-    idle: Collection[str] = (),
-    prompts: Mapping[str, str] | None = None,
-) -> int:
-    """``dropped``: lines on the inbox of no daemon; ``idle``: what is parked,
-    and no task waits for it; ``prompts``: of batches' first tasks.
-    """
-    if as_json:
-        batches = [_fields(r) for r in rows]
-        waits = [dataclasses.asdict(p) for p in parked]
-        # It is empty where the daemon does not answer, and null where there is none.
-        standing = fields(daemon) if isinstance(daemon, DaemonStatus) else None
-        standing = {} if daemon is Unseen.SILENT else standing
-        formatting.print_json({"daemon": standing, "parked": waits, "batches": batches})
-        return 0
-    formatting.say(_standing(daemon, waiting=any(r.finished < r.tasks for r in rows)))
-    formatting.say(*dropped)
-    if daemon is Unseen.ABSENT:
+    status: Status, args: argparse.Namespace, state: Path, reader: StoreReader | None = None
+) -> None:
+    if args.json:
+        # The daemon is empty where it does not answer, and null where there is none.
+        said = to_builtins(status.daemon) if status.daemon else {} if status.silent else None
+        batches = to_builtins([*map(BatchJson.of, status.batches)])
+        parked = to_builtins(status.parked)
+        formatting.print_json({"daemon": said, "parked": parked, "batches": batches})
+        return
+    formatting.say(_standing(status), *_dropped(args, status, state))
+    if not status.runs:
         formatting.say(*_elsewhere())
-    if isinstance(daemon, DaemonStatus):
-        for trouble in daemon.troubles:
+    if status.daemon:
+        for trouble in status.daemon.troubles:
             formatting.say(*standstill.trouble_lines(trouble))
-        formatting.say(*_crowded(daemon))
-    formatting.say(*_fetching(daemon), *words.parked_lines(parked, idle))
-    if rows:
-        print(*status_text.batches(rows, prompts), sep="\n")
-    return 0
+        formatting.say(*_crowded(status.daemon))
+    formatting.say(*_fetching(status), *words.parked_lines(status.parked, status.idle))
+    if reader and status.batches:
+        names = [row.batch.name for row in status.batches]
+        prompts = reader.read(queries.first_prompts, names)
+        print(*status_text.batches(status.batches, prompts), sep="\n")
 
 
 def _elsewhere() -> Iterator[str]:
@@ -199,13 +187,14 @@ def _elsewhere() -> Iterator[str]:
                 yield f"Daemon {daemon.pid} runs in {where}: batchd -C {where} status"
 
 
-def _standing(daemon: DaemonStatus | Unseen, *, waiting: bool) -> str:
-    """Return what the daemon does; ``waiting``: whether there is something for it to do."""
-    if daemon is Unseen.ABSENT:
-        rest = "; what has not ended goes on then, where it was" if waiting else ""
-        return f"No daemon runs here; `batchd serve` starts one{rest}."
-    if daemon is Unseen.SILENT:
+def _standing(status: Status) -> str:
+    """Return what the daemon does."""
+    daemon = status.daemon
+    if status.silent:
         return "The daemon does not answer: what follows is what the store says."
+    if daemon is None:
+        rest = "; what has not ended goes on then, where it was" if status.left else ""
+        return f"No daemon runs here; `batchd serve` starts one{rest}."
     doing = "draining" if daemon.draining else "running"
     doing += "" if daemon.watching else " for `batchd run` alone"
     tasks = daemon.tasks
@@ -230,18 +219,37 @@ def _crowded(daemon: DaemonStatus) -> Iterator[str]:
             )
 
 
-def _fetching(daemon: DaemonStatus | Unseen, batch: str = "") -> list[str]:
-    """Return what tasks wait for, those of one batch or all; the store does not know it."""
-    found = []
-    for each in daemon.fetching if isinstance(daemon, DaemonStatus) else ():
+def _fetching(status: Status, batch: str = "") -> Iterator[str]:
+    """Yield what tasks wait for, those of one batch or all; the store does not know it."""
+    for each in status.daemon.fetching if status.daemon else ():
         if batch in {"", each.batch}:
             origin = f"{'a copy of ' if each.kind == 'copy' else ''}{each.source}"
             origin += each.ref and f" at {each.ref}"
-            found.append(
+            yield (
                 f"Tasks of {each.batch} wait for {origin}, which is fetched for them, "
                 f"since {moment(each.since)}."
             )
-    return found
+
+
+class TaskDetails(TaskJson, frozen=True, kw_only=True):
+    """A task: ``status --json BATCH/TASK``."""
+
+    #: What ended it, or what it waits for.
+    why: str
+    #: What it changed that runs code when its directory is used; null: no one looked.
+    runs_code: tuple[RunsCodeV1, ...] | None
+    #: Left out within a batch.
+    daemon_runs: bool | UnsetType = UNSET
+
+
+class BatchDetails(BatchJson, frozen=True, kw_only=True):
+    """A batch with its tasks: ``status --json BATCH``."""
+
+    daemon_runs: bool
+    #: What is parked or paused and keeps tasks of it from going on.
+    waits_for: tuple[Parking, ...]
+    #: The tasks themselves, in place of their number.
+    tasks: tuple[TaskDetails, ...]  # type: ignore[assignment]
 
 
 def _batch(
@@ -252,48 +260,36 @@ def _batch(
     failed: bool,
     as_json: bool,
 ) -> int:
-    tasks = reader.tasks(name)
-    parked = standstill.of_batch(reader.parked(), name, tasks)
-    row = reader.batch(name)
-    waiting = _waiting(reader, tasks, parked, daemon)
+    row, tasks = reader.batch(name), reader.tasks(name)
+    status = standing(daemon, reader, [row])
+    parked = standstill.of_batch(status.parked, name, tasks)
+    waiting = _waiting(reader, tasks, parked, runs=status.runs)
     found = status_text.cautions(reader, name)
     steps = [*summary_text.next_steps(name, [(t.ref.task, t.status) for t in tasks])]
     if failed:
         tasks = [task for task in tasks if _rank(task) == 0]
     if as_json:
-        waits = [dataclasses.asdict(p) for p in parked]
-        rows = [
-            {
-                **_fields(t),
-                "why": waiting.why(t),
-                "runs_code": status_text.cautions_field(found, t.ref.task),
-            }
+        shown = tuple(
+            TaskDetails.of(
+                t, why=waiting.why(t), runs_code=status_text.runs_code(found, t.ref.task)
+            )
             for t in tasks
-        ]
-        runs = daemon is not Unseen.ABSENT
-        formatting.print_json(
-            {**_fields(row), "daemon_runs": runs, "waits_for": waits, "tasks": rows}
         )
+        more = {"daemon_runs": status.runs, "waits_for": parked, "tasks": shown}
+        formatting.print_json(to_builtins(BatchDetails.of(row, **more)))
         return 0
-    if isinstance(daemon, Unseen) and row.finished < row.tasks:
-        formatting.say(_standing(daemon, waiting=True))
+    if status.daemon is None and status.left:
+        formatting.say(_standing(status))
     print(*status_text.batches([row]), sep="\n")
     if row.batch.retry_of:
         formatting.say(f"A retry of {row.batch.retry_of}.")
     if (used := row.tally).calls:
         formatting.say(f"Prompt cache: {words.from_cache(used.cache_share, used.cache_saved)}.")
-    formatting.say(*_fetching(daemon, name), *words.parked_lines(parked))
+    formatting.say(*_fetching(status, name), *words.parked_lines(parked))
     formatting.say(*(f"  {problem}" for problem in row.problems))
     if tasks:
-        print(
-            "",
-            *status_text.tasks(
-                sorted(tasks, key=_rank),
-                reader.read(queries.prompts_of_batch, name, _MOST_PROMPTS),
-                waiting,
-            ),
-            sep="\n",
-        )
+        prompts = reader.read(queries.prompts_of_batch, name, _MOST_PROMPTS)
+        print("", *status_text.tasks(sorted(tasks, key=_rank), prompts, waiting), sep="\n")
     elif failed:
         formatting.say("No task of it has failed.")
     if warnings := [*status_text.caution_lines(found)]:
@@ -311,10 +307,7 @@ def _rank(task: TaskRow) -> int:
 
 
 def _waiting(
-    reader: StoreReader,
-    tasks: Sequence[TaskRow],
-    parked: Sequence[Parking],
-    daemon: DaemonStatus | Unseen,
+    reader: StoreReader, tasks: Sequence[TaskRow], parked: Sequence[Parking], *, runs: bool
 ) -> WaitReasons:
     """Return what says why tasks of one batch wait;
     ``tasks``: those, and all that they come after.
@@ -322,47 +315,41 @@ def _waiting(
     left = {task.ref for task in tasks if not task.status.final}
     begun = reader.begun() if left else ()
     batches = {ref.batch: reader.read(lookups.open_before, ref.batch) for ref in [*left][:1]}
-    runs = daemon is not Unseen.ABSENT
     return WaitReasons(parked, begun, left, earlier=batches, daemon=runs)
 
 
 def _task(reader: StoreReader, ref: Ref, daemon: DaemonStatus | Unseen, *, as_json: bool) -> int:
-    row = reader.task(ref)
+    row, status = reader.task(ref), standing(daemon, reader)
     others = [reader.task(Ref(ref.batch, name)) for name in row.after]
-    waiting = _waiting(reader, [row, *others], reader.parked(), daemon)
-    why = waiting.why(row)
+    waiting = _waiting(reader, [row, *others], status.parked, runs=status.runs)
     found = status_text.cautions(reader, ref.batch, ref.task)
     if as_json:
-        runs_code = status_text.cautions_field(found, ref.task)
-        more = {"why": why, "daemon_runs": daemon is not Unseen.ABSENT, "runs_code": runs_code}
-        formatting.print_json({**_fields(row), **more})
+        runs_code = status_text.runs_code(found, ref.task)
+        more = {"why": waiting.why(row), "daemon_runs": status.runs, "runs_code": runs_code}
+        formatting.print_json(to_builtins(TaskDetails.of(row, **more)))
         return 0
     print(*formatting.facts(status_text.task_facts(reader, row, waiting.in_short(row))), sep="\n")
     if row.status is TaskStatus.QUEUED:
-        formatting.say(*_fetching(daemon, ref.batch))
+        formatting.say(*_fetching(status, ref.batch))
     if not row.status.final:
         formatting.say(*words.parked_lines(waiting.parkings(row)))
     formatting.say(*status_text.caution_lines(found))
     return 0
 
 
-#: What JSON says of the tally of a batch or a task.
-_TALLY = (
-    *("calls", "input_tokens", "cached_input_tokens", "cache_write_tokens"),
-    *("cache_write_long_tokens", "cache_reported_tokens", "cache_saved_usd", "output_tokens"),
-    *("unsettled_calls", "unsettled_usd", "reasoning_tokens", "estimated", "cost_usd", "known_usd"),
-    *("cache_share", "cache_saved"),
-)
-
-
-def _fields(row: BatchRow | TaskRow) -> dict[str, Any]:
-    """Return a row as JSON has it."""
-    fields = {name: getattr(row.tally, name) for name in _TALLY} | dataclasses.asdict(row)
-    del fields["tally"]
-    if isinstance(row, BatchRow):
-        del fields["batch"]
-        fields |= {**structs.asdict(row.batch), "status": row.status}
-    else:
-        del fields["ref"]
-        fields |= {"batch": row.ref.batch, "task": row.ref.task}
-    return fields
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of what ``status --json`` prints: of all, of a batch, of a task."""
+    (daemon, parked, batch, *one), definitions = formats.components(
+        DaemonStatus, Parking, BatchJson, BatchDetails, TaskDetails
+    )
+    silent, absent = {"type": "object", "maxProperties": 0}, {"type": "null"}
+    every = {
+        "type": "object",
+        "properties": {
+            "daemon": {"anyOf": [daemon, silent, absent]},
+            "parked": {"type": "array", "items": parked},
+            "batches": {"type": "array", "items": batch},
+        },
+        "required": ["daemon", "parked", "batches"],
+    }
+    return {"anyOf": [every, *one], "$defs": definitions}

@@ -10,6 +10,7 @@ import msgspec
 from batchd import decoders
 from batchd.control.requests import ControlRequest, Field
 from batchd.records import Parking
+from batchd.store.shown import BatchJson
 
 
 class BatchCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,37 +155,6 @@ class RunningTask(msgspec.Struct, frozen=True, kw_only=True):
         return ": ".join(filter(None, (self.node, self.detail)))
 
 
-class ListedBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch as ``status`` lists it: counts and states, and nothing that its file says."""
-
-    name: str
-    #: Its folder in the outbox, and what its file is called there.
-    folder: str
-    request: str
-    #: Seconds since the epoch.
-    received_at: float
-    published_at: float | None = None
-    #: Whether its file was refused; the folder says why.
-    rejected: bool = False
-    tasks: int = 0
-    queued: int = 0
-    running: int = 0
-    parked: int = 0
-    completed: int = 0
-    timeout: int = 0
-    error: int = 0
-    cancelled: int = 0
-    calls: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    #: None: a price is missing.
-    cost_usd: int | float | None = None
-    #: What the calls came to whose price is known.
-    known_usd: int | float = 0.0
-    unsettled_calls: int = 0
-    unsettled_usd: int | float = 0.0
-
-
 class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the daemon at this moment."""
 
@@ -221,7 +191,7 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     unfit: Mapping[str, str] = msgspec.field(default_factory=dict)
     running: tuple[RunningTask, ...] = ()
     #: The batches that were asked for.
-    rows: tuple[ListedBatch, ...] = ()
+    rows: tuple[BatchJson, ...] = ()
 
 
 class AskStatus(ControlRequest[DaemonStatus], frozen=True, kw_only=True):

@@ -40,7 +40,7 @@ from batchd.masking import Masker
 from batchd.pauses import aside
 from batchd.records import Scope
 from batchd.store.queries import StoreReader
-from batchd.store.rows import BatchRow
+from batchd.store.shown import BatchJson
 
 #: A question about more batches is cut: an answer is one line.
 _MAX_BATCHES = 1000
@@ -90,7 +90,7 @@ class Desk:
         Raises ``StoreError``.
         """
         last = max(0, min(request.last, _MAX_BATCHES))
-        rows: tuple[status.ListedBatch, ...] = ()
+        rows: tuple[BatchJson, ...] = ()
         if last or request.batch:
             rows = await asyncio.to_thread(_listed, self._store.path, last, request.batch)
         return msgspec.structs.replace(
@@ -235,23 +235,11 @@ class Desk:
             yield CheckLine("failed", what, trouble.message, trouble.mend)
 
 
-def _listed(store: Path, last: int, batch: str) -> tuple[status.ListedBatch, ...]:
+def _listed(store: Path, last: int, batch: str) -> tuple[BatchJson, ...]:
     """Return a batch, or without a name so many of the newest. Raises ``StoreError``."""
     with StoreReader(store) as reader:
         found = [reader.batch(batch)] if batch else reader.batches(limit=last)
-        return tuple(map(_row, found))
-
-
-def _row(row: BatchRow) -> status.ListedBatch:
-    batch = row.batch
-    return status.ListedBatch(
-        name=batch.name,
-        folder=batch.folder,
-        request=batch.request,
-        received_at=batch.received_at,
-        rejected=bool(row.problems),
-        **{f: getattr(row, f) for f in status.ListedBatch.__struct_fields__ if hasattr(row, f)},
-    )
+        return tuple(map(BatchJson.of, found))
 
 
 def _process() -> DaemonProcess:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Generic, Self, TypeVar
 
 from msgspec import Struct, field, structs
 
@@ -19,10 +19,12 @@ from batchd.control.status import ProviderStatus, RunningTask
 from batchd.errors import NoAnswerError, NoDaemonError, StoreError
 from batchd.records import Parking, Ref, Scope, Tally, TaskStatus
 from batchd.store import queries
-from batchd.store.queries import AnsweredCall, StoreReader
-from batchd.store.rows import BatchRow, TaskRow, WorkDone
+from batchd.store.queries import StoreReader
+from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import last
 from batchd.views.kinds import command
+
+T = TypeVar("T")
 
 
 class Speed(Struct, frozen=True, kw_only=True):
@@ -204,6 +206,27 @@ def _stored(row: TaskRow) -> RunningTask:
 
 #: Of batches that have ended, so many are shown too.
 _ENDED = 10
+#: What ended longer ago is not lately (seconds).
+_LATELY_S = 6 * 3600.0
+#: Of the time, what each question may take at most that looks at many tasks:
+#: there may be 100,000.
+_SHARE = 0.01
+
+
+class Seldom(Generic[T]):
+    """The answer to a question that is asked not more often than it is worth."""
+
+    def __init__(self) -> None:
+        self._due = 0.0
+        self._known: tuple[object, T] | None = None
+
+    def ask(self, question: Callable[[], T], about: object = None) -> T:
+        """Return the answer: the last one, unless that is old, or was ``about`` something else."""
+        begun = time.monotonic()
+        if self._known is None or begun >= self._due or about != self._known[0]:
+            self._known = about, question()
+            self._due = begun + (time.monotonic() - begun) / _SHARE
+        return self._known[1]
 
 
 class Observer:
@@ -215,10 +238,10 @@ class Observer:
         """
         self._state = state
         self._reader: StoreReader | None = None
-        self._meter = SpeedMeter()
-        self._rates = RateMeter()
-        self._held = HeldMeter()
-        self._glimpses = Glimpses(lately) if lately else None
+        self._speed = Seldom[Speed | None]()
+        self._rates = Seldom[dict[str, AnswerRate]]()
+        self._held = Seldom[int]()
+        self._texts = TaskTexts(lately) if lately else None
 
     def __enter__(self) -> Self:
         return self
@@ -248,52 +271,86 @@ class Observer:
             self.close()
             return standing(answer)
         try:
-            left = self.reader.batches(unpublished=True)[::-1]
+            reader = self.reader
+            left = reader.batches(unpublished=True)[::-1]
             names = {row.batch.name for row in left}
-            latest = self.reader.batches(limit=_ENDED + len(left))
+            latest = reader.batches(limit=_ENDED + len(left))
             ended = [row for row in latest if row.batch.name not in names]
-            batches = [*left, *ended[:_ENDED]]
-            seen = standing(answer, self.reader, batches)
-            if self._glimpses:
-                self._glimpses.look(self.reader, (*seen.agents, *seen.waiting))
-            today = self.reader.spend((), since=dt.datetime.now(dt.UTC).date())
+            seen = standing(answer, reader, [*left, *ended[:_ENDED]])
+            if self._texts:
+                self._texts.look(reader, (*seen.agents, *seen.waiting))
+            today = reader.spend((), since=dt.datetime.now(dt.UTC).date())
+            parked = seen.parked
+            held = self._held.ask(lambda: reader.read(queries.held, parked), parked)
             return structs.replace(
                 seen,
                 today=sum((spend.tally for spend in today), Tally()),
-                held=self._held.measure(self.reader, seen.parked, batches),
-                speed=self._meter.measure(self.reader, batches),
-                rates=self._rates.measure(self.reader),
-                prompts=self._glimpses.prompts if self._glimpses else {},
-                commands=self._glimpses.commands if self._glimpses else {},
-                ended=self._glimpses.ended if self._glimpses else (),
+                held=max(held, sum(row.parked for row in seen.batches)),
+                speed=self._speed.ask(partial(_speed, reader, left)),
+                rates=self._rates.ask(partial(_rates, reader)),
+                prompts=self._texts.prompts if self._texts else {},
+                commands=self._texts.commands if self._texts else {},
+                ended=self._texts.ended if self._texts else (),
             )
         except StoreError:
             self.close()  # another may have been put in its place
             raise
 
 
+#: How far back speed is measured: long enough for slow tasks,
+#: short enough to show a change (seconds).
+_WINDOW_S = 600.0
+#: How far back the rates of providers are measured: their limits are of a minute (seconds).
+_MINUTE_S = 60.0
+#: Nothing is measured over a shorter time (seconds).
+_MIN_SPAN_S = 5.0
+
+
+def _speed(reader: StoreReader, left: Sequence[BatchRow]) -> Speed | None:
+    """Return the speed up to now, of these batches, which have not ended, and of what else was
+    done meanwhile; None: there is nothing to measure yet.
+    """
+    now = time.time()
+    over = min(_WINDOW_S, now - min((row.batch.received_at for row in left), default=now))
+    if over < _MIN_SPAN_S:
+        return None
+    done = reader.read(queries.done, now - over)
+    tasks, tokens, usd = (each / over * 60 for each in astuple(done))
+    return Speed(over_s=over, tasks_a_minute=tasks, tokens_a_minute=tokens, usd_a_minute=usd)
+
+
+def _rates(reader: StoreReader) -> dict[str, AnswerRate]:
+    """Return what each provider answered in the last minute, or since the first call in it."""
+    now = time.time()
+    lately = reader.read(queries.answered, now - _MINUTE_S)
+    began = min((call.at - call.seconds for call in lately), default=now)
+    minutes = min(_MINUTE_S, max(_MIN_SPAN_S, now - began)) / 60
+    found: dict[str, AnswerRate] = {}
+    for call in lately:
+        known = found.get(call.provider, AnswerRate())
+        found[call.provider] = AnswerRate(
+            known.calls + 1 / minutes, known.tokens + call.tokens / minutes
+        )
+    return found
+
+
 #: Tasks are looked at one by one, of those at work the first: no screen has more lines.
 _MAX_TASKS = 100
-#: What ended longer ago is not lately (seconds).
-_LATELY_S = 6 * 3600.0
-#: Of the time, what counting tasks that wait may take at most, and looking for what ended:
-#: there may be 100,000.
-_SHARE = 0.01
 
 
-class Glimpses:
-    """Looks again and again at the texts of tasks, and remembers."""
+class TaskTexts:
+    """Prompts and commands of tasks; each is read once."""
 
-    def __init__(self, ended: int) -> None:
-        """``ended``: so many tasks that ended lately are shown."""
-        self._most_ended = ended
+    def __init__(self, most_ended: int) -> None:
+        """``most_ended``: so many tasks that ended lately are looked at."""
+        self._most_ended = most_ended
         #: Of tasks at work, and of those that ended lately.
         self.prompts: Mapping[Ref, str] = {}
         #: Those, the newest first.
         self.ended: tuple[TaskRow, ...] = ()
+        self._lately = Seldom[list[TaskRow]]()
         #: Each with what it was read at: as long as no more was done, it is the same.
         self._commands: dict[Ref, tuple[tuple[int, str, int], str]] = {}
-        self._due = 0.0
 
     @property
     def commands(self) -> Mapping[Ref, str]:
@@ -302,11 +359,9 @@ class Glimpses:
 
     def look(self, reader: StoreReader, at_work: Sequence[TaskRow]) -> None:
         """Look at these tasks, which are at work, and at the others. Raises ``StoreError``."""
-        begun = time.monotonic()
-        if begun >= self._due:
-            since = time.time() - _LATELY_S
-            self.ended = tuple(reader.read(queries.ended, since, self._most_ended))
-            self._due = begun + (time.monotonic() - begun) / _SHARE
+        since = time.time() - _LATELY_S
+        lately = partial(reader.read, queries.ended, since, self._most_ended)
+        self.ended = tuple(self._lately.ask(lately))
         rows = at_work[:_MAX_TASKS]
         self.prompts = {
             row.ref: self.prompts.get(row.ref) or _prompt(reader, row.ref)
@@ -328,152 +383,3 @@ def _prompt(reader: StoreReader, ref: Ref) -> str:
         return " ".join(reader.prompt(ref).split())
     except StoreError:  # it was pruned
         return ""
-
-
-#: How far back speed is measured: long enough for slow tasks,
-#: short enough to show a change (seconds).
-_WINDOW_S = 600.0
-#: How far back the rates of providers are measured: their limits are of a minute (seconds).
-_MINUTE_S = 60.0
-#: Of the minute before the first look, it is known how much was answered by when,
-#: in steps of so many seconds.
-_STEP_S = 5
-#: No speed is shown over a shorter time (seconds).
-_MIN_SPAN_S = 5.0
-
-
-#: What a provider had answered: calls and tokens, by day and provider.
-_Sums: TypeAlias = dict[tuple[str, str], tuple[int, int]]
-
-
-class RateMeter:
-    """Compares each look at the ledger with the ones before;
-    the first, with what journals record of the last minute.
-    """
-
-    def __init__(self) -> None:
-        #: Moments of the monotonic clock, and what was answered by then,
-        #: of this day and the one before.
-        self._samples: deque[tuple[float, _Sums]] = deque()
-
-    def measure(self, reader: StoreReader) -> dict[str, AnswerRate]:
-        """Return the rates of the last minute. Raises ``StoreError``."""
-        now, wall = time.monotonic(), time.time()
-        yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
-        seen = {
-            (row.day, row.provider): (row.tally.calls, row.tally.total_tokens)
-            for row in reader.spend(("day", "provider"), since=yesterday)
-        }
-        if not self._samples:
-            lately = reader.read(queries.answered, wall - _MINUTE_S)
-            for ago in _moments(lately, wall):
-                self._samples.append((now - ago, _before(seen, lately, wall - ago)))
-        self._samples.append((now, seen))
-        while len(self._samples) > 2 and now - self._samples[1][0] > _MINUTE_S:  # first and last
-            self._samples.popleft()
-        began, before = self._samples[0]
-        found: dict[str, AnswerRate] = {}
-        for (day, provider), (calls, tokens) in seen.items():
-            known = before.get((day, provider), (0, 0))
-            rate = found.get(provider, AnswerRate())
-            found[provider] = AnswerRate(
-                rate.calls + (calls - known[0]) / (now - began) * 60,
-                rate.tokens + (tokens - known[1]) / (now - began) * 60,
-            )
-        return found
-
-
-def _moments(lately: Sequence[AnsweredCall], wall: float) -> list[float]:
-    """Return how long ago samples are known of:
-    from when the first of the calls began on, a minute ago at the earliest.
-    """
-    began = min((call.at - call.seconds for call in lately), default=0.0)
-    first = min(_MINUTE_S, max(_MIN_SPAN_S, wall - began))
-    return [first, *(float(ago) for ago in range(int(_MINUTE_S), 0, -_STEP_S) if ago < first)]
-
-
-def _before(seen: _Sums, lately: Sequence[AnsweredCall], at: float) -> _Sums:
-    """Return what had been answered by ``at``, given what is now and what came lately."""
-    sums = dict(seen)
-    for call in lately:
-        if call.at >= at:
-            day = dt.datetime.fromtimestamp(call.at, dt.UTC).date().isoformat()
-            calls, tokens = sums.get((day, call.provider), (0, 0))
-            sums[day, call.provider] = (calls - 1, tokens - call.tokens)
-    return sums
-
-
-class HeldMeter:
-    """Counts the tasks that wait for something else than their turn:
-    not more often than it is worth.
-    """
-
-    def __init__(self) -> None:
-        self._due = 0.0
-        self._known: tuple[Sequence[Parking], int] = ((), 0)
-
-    def measure(
-        self, reader: StoreReader, parked: Sequence[Parking], batches: Sequence[BatchRow]
-    ) -> int:
-        """Return how many there are. Raises ``StoreError``."""
-        given_back = sum(row.parked for row in batches)
-        if not parked:
-            return given_back
-        begun = time.monotonic()
-        if parked != self._known[0] or begun >= self._due:
-            self._known = parked, reader.read(queries.held, parked)
-            self._due = begun + (time.monotonic() - begun) / _SHARE
-        return max(given_back, self._known[1])
-
-
-class SpeedMeter:
-    """Compares each look at the batches with the ones before."""
-
-    def __init__(self) -> None:
-        #: What of each batch was done when it was last seen.
-        self._known: dict[str, WorkDone] = {}
-        #: Moments of the monotonic clock, and all that was done by then.
-        self._samples: deque[tuple[float, WorkDone]] = deque()
-
-    def measure(self, reader: StoreReader, batches: Sequence[BatchRow]) -> Speed | None:
-        """Return the speed up to now; None until there is something to measure.
-
-        Raises ``StoreError``.
-
-        ``batches``: all that have not ended, and some that have; the same kinds each time.
-        """
-        now = time.monotonic()
-        seen = {row.batch.name: _done(row) for row in batches}
-        if self._samples:
-            added = sum((d - self._known.get(n, WorkDone()) for n, d in seen.items()), WorkDone())
-            total = self._samples[-1][1] + added
-        else:
-            self._samples.append(_history(reader, batches, now))
-            total = WorkDone()
-        self._known = seen
-        self._samples.append((now, total))
-        while len(self._samples) > 2 and now - self._samples[1][0] > _WINDOW_S:  # first and last
-            self._samples.popleft()
-        began, before = self._samples[0]
-        if now - began < _MIN_SPAN_S:
-            return None
-        tasks, tokens, usd = (n / (now - began) * 60 for n in astuple(total - before))
-        return Speed(
-            over_s=now - began, tasks_a_minute=tasks, tokens_a_minute=tokens, usd_a_minute=usd
-        )
-
-
-def _history(
-    reader: StoreReader, batches: Sequence[BatchRow], now: float
-) -> tuple[float, WorkDone]:
-    """Return the moment at which the window begins,
-    and minus what was done since then, by tasks at work too.
-    """
-    wall = time.time()
-    oldest = min((row.batch.received_at for row in batches if not row.published_at), default=wall)
-    window = min(_WINDOW_S, max(0.0, wall - oldest))
-    return now - window, WorkDone() - reader.read(queries.done, wall - window)
-
-
-def _done(row: BatchRow) -> WorkDone:
-    return WorkDone(row.finished, row.tally.total_tokens, row.tally.cost_usd or 0.0)

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from msgspec.structs import replace
 
-from batchd import decoders
+from batchd import decoders, formats
 from batchd.errors import Problem
 from batchd.events import CallAnswered, Event
 from batchd.formats import (
@@ -241,6 +241,21 @@ def transcript(events: Iterable[Event]) -> str:
         fields["at"] = timestamp(event.at)
         lines.append(msgspec.json.encode({"event": type(event).__name__, **fields}).decode())
     return escape_json("\n".join(lines)) + "\n"
+
+
+def event_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a line of a transcript; in ``logs --json`` it also says whose."""
+    kinds = get_args(Event)
+    made, definitions = formats.components(*kinds)
+    for kind in kinds:
+        event = definitions[kind.__name__]
+        text = {"type": "string"}
+        head = {"batch": text, "task": text, "event": {"const": kind.__name__}}
+        event["properties"] = {**head, **event["properties"], "at": {**text, "format": "date-time"}}
+        event["properties"].pop("result", None)
+        event["required"] = ["event", *(n for n in event.get("required", ()) if n != "result")]
+    definitions["Answer"]["properties"].pop("replay", None)
+    return {"anyOf": made, "$defs": definitions}
 
 
 def _without_items(event: Event) -> Event:

@@ -93,6 +93,19 @@ def find(state: Path, claim: str) -> Claim | None:
     return next((each for each in _in(state / _OURS) if each.ulid == claim), None)
 
 
+def waiting(inbox: Path, state: Path) -> list[str]:
+    """Return the names of files that wait to be taken up, claimed ones first; only reads.
+
+    Raises ``OSError``.
+    """
+    there = (claim for claim in _in(inbox / _THERE) if mark_of(claim.ulid) == noted(state))
+    claimed = sorted([*_in(state / _OURS), *there], key=attrgetter("ulid"))
+    with os.scandir(inbox) as entries:
+        files = (each for each in entries if each.is_file(follow_symlinks=False))
+        dropped = sorted(each.name for each in files if not ignorable(each.name))
+    return [*(claim.name for claim in claimed), *dropped]
+
+
 def _in(folder: Path) -> list[Claim]:
     """Return the claims in a folder; none where it is not one that batchd has made.
 

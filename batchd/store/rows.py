@@ -102,12 +102,6 @@ class WorkDone:
     tokens: float = 0
     usd: float = 0.0
 
-    def __add__(self, other: WorkDone) -> WorkDone:
-        return WorkDone(self.tasks + other.tasks, self.tokens + other.tokens, self.usd + other.usd)
-
-    def __sub__(self, other: WorkDone) -> WorkDone:
-        return WorkDone(self.tasks - other.tasks, self.tokens - other.tokens, self.usd - other.usd)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRow:

@@ -137,7 +137,9 @@ class _Tasks:
             self.cautions += _caution(place, task)
             prompt = task.result.first_prompt if task.result else prompts[number](row.ref.task)
             line = page_data.task(row, row.message[:_MESSAGE], None, excerpt(prompt))
-            self.lines[place] = line | _more(task, number, beside) | {"block": embed(task)}
+            self.lines[place] = (
+                msgspec.to_builtins(line) | _more(task, number, beside) | {"block": embed(task)}
+            )
             if row.status.final:
                 tags = task.result.tags if task.result else ()
                 self.ends[place] = (_end(task, self.lines[place]), tags, hash(prompt))
@@ -206,10 +208,11 @@ def _caution(place: int, task: TaskRecord) -> Iterator[dict[str, Any]]:
 def _folder(row: BatchRow, beside: Path | None) -> dict[str, Any]:
     """Return a batch, with the link from the page to its folder: empty, or ending in a slash."""
     link = os.path.relpath(row.batch.folder, beside) if beside else "."
-    return page_data.batch(row) | {
+    there = {
         "link": "" if link == "." else f"{quote(link)}/",
         "results": os.path.lexists(Path(row.batch.folder, RESULTS)),
     }
+    return there | msgspec.to_builtins(page_data.batch(row))
 
 
 class Bar(NamedTuple):
@@ -320,7 +323,9 @@ def retry(batch: str) -> str:
 
 
 def _share(name: str, rows: Sequence[SpendRow]) -> dict[str, Any]:
-    return page_data.spent(SpendRow(tally=sum((row.tally for row in rows), Tally())), name)
+    spent = page_data.spent(SpendRow(tally=sum((row.tally for row in rows), Tally())), name)
+    found: dict[str, Any] = msgspec.to_builtins(spent)
+    return found
 
 
 def _shares(rows: Iterable[SpendRow], name: Callable[[SpendRow], str]) -> list[dict[str, Any]]:
@@ -372,7 +377,7 @@ def _side_by_side(batches: Sequence[str], found: _Tasks) -> dict[str, Any]:
 
     def weight(row: Mapping[str, Sequence[int]]) -> int:
         well = {
-            found.lines[p]["status"] is TaskStatus.COMPLETED for cell in row.values() for p in cell
+            found.lines[p]["status"] == TaskStatus.COMPLETED for cell in row.values() for p in cell
         }
         return 0 if len(well) > 1 else 1 if False in well else 2
 

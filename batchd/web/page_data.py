@@ -1,4 +1,7 @@
-"""How things stand, as pages are given it: plain values, bounded in number."""
+"""How things stand, as pages are given it, and programs at ``/api``: bounded in number.
+
+Fields are added, none is renamed or removed; ``batchd schema api`` prints their JSON Schema.
+"""
 
 from __future__ import annotations
 
@@ -8,51 +11,218 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeAlias
 
-from batchd.control import fields
-from batchd.control.status import RunningTask
+from msgspec import Struct, field, structs
+
+from batchd import formats
+from batchd.control import OpenTrouble
+from batchd.control.status import DayStatus, ProviderStatus, RunningTask
 from batchd.observe import standstill
 from batchd.observe.status import Provider, Status
-from batchd.records import Ref, Tally
+from batchd.records import BatchStatus, Ref, TaskStatus
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow, SpendRow, TaskRow
+from batchd.store.shown import filled
 from batchd.web.store_queries import Excerpts, StoreSight
 from batchd.words import NO_TAG, Standstill, standstills
 
 #: Lines of each list; how many there are is said.
 _MAX_LINES = 50
+#: Characters of what a task at work does.
+_MAX_DETAIL_CHARS = 200
 
 #: Returns how the prompt of a batch's task begins, of none that of its first.
 Excerpt: TypeAlias = Callable[[BatchRow, str], str]
 
 
-def head(sight: StoreSight) -> dict[str, Any]:
-    """Return what every page shows: whether a daemon runs,
-    what it cannot do, what waits as a whole.
-    """
+class Figures(Struct, frozen=True, kw_only=True):
+    """Calls, tokens and dollars."""
+
+    calls: int
+    total_tokens: int = field(name="tokens")
+    input_tokens: int = field(name="input")
+    cached_input_tokens: int = field(name="cached")
+    output_tokens: int = field(name="output")
+    estimated: bool
+    estimated_calls: int
+    #: null: a price is missing.
+    cost_usd: float | None = field(name="usd")
+    known_usd: float
+    unpriced_calls: int
+    unsettled_calls: int
+    unsettled_usd: float
+    #: The part of the input that came from the provider's cache, 0 to 1, and what it saved;
+    #: null: no provider says.
+    cache_share: float | None
+    cache_saved: float | None
+
+
+class BatchLine(Figures, frozen=True, kw_only=True):
+    """A batch in a line."""
+
+    name: str
+    status: BatchStatus
+    tasks: int
+    completed: int
+    timeout: int
+    error: int
+    cancelled: int
+    running: int
+    parked: int
+    queued: int
+    budget_usd: float
+    received_at: float
+    finished_at: float | None
+    retry_of: str | None
+    folder: str
+    #: How that of its first task begins.
+    prompt: str
+    pruned: int
+    problems: tuple[str, ...]
+
+
+class AgentLine(Struct, frozen=True, kw_only=True):
+    """A task at work in a line."""
+
+    batch: str
+    task: str
+    step: str
+    detail: str
+    since: float
+    model: str
+    round: int = field(name="rounds")
+    calls: int
+    prompt: str
+
+
+class TaskLine(Figures, frozen=True, kw_only=True):
+    """A task in a line."""
+
+    task: str = field(name="id")
+    status: TaskStatus
+    reason: str
+    #: What ended it, or what it waits for.
+    why: str
+    model: str
+    round: int = field(name="rounds")
+    queued_at: float
+    started_at: float | None
+    finished_at: float | None
+    took_s: float | None
+    since: float
+    priority: int
+    attempts: int
+    directory: str
+    after: tuple[str, ...]
+    doing: AgentLine | None
+    #: How it begins.
+    prompt: str
+
+
+class WaitLine(Standstill, frozen=True, kw_only=True):
+    """Something that waits, why, and how to go on."""
+
+    #: The same as ``fix``.
+    mend: str
+
+
+class DayFigures(DayStatus, frozen=True, kw_only=True):
+    """The day's money."""
+
+    #: null: a price is missing.
+    cost_usd: float | None
+    unsettled_usd: float
+
+
+class DaemonFigures(Struct, frozen=True, kw_only=True):
+    """The daemon."""
+
+    pid: int
+    version: str
+    #: What to do where it is of another version; empty: it is not.
+    differs: str
+    started_at: float
+    draining: bool
+    workers: int
+    nodes: int
+    slots: int
+    day: DayFigures | None
+    troubles: tuple[OpenTrouble, ...]
+
+
+class ProviderLine(ProviderStatus, frozen=True, kw_only=True):
+    """A provider; what it answered in the last minute, where there was something to measure."""
+
+    name: str
+    calls: int | None
+    tokens: int | None
+    parked: tuple[WaitLine, ...]
+
+
+class SpeedFigures(Struct, frozen=True, kw_only=True):
+    """What was done in a minute."""
+
+    tasks: float
+    tokens: int
+    usd: float
+
+
+class Head(Struct, frozen=True, kw_only=True):
+    """What every page shows: whether a daemon runs, what it cannot do, what waits as a whole."""
+
+    at: float
+    daemon: DaemonFigures | None = None
+    silent: bool = False
+    #: Why the store cannot be read; empty: it can.
+    trouble: str = ""
+    parked: tuple[WaitLine, ...] = ()
+
+
+class Overview(Head, frozen=True, kw_only=True):
+    """The first page; where the store cannot be read, its head alone."""
+
+    left: int
+    queued: int
+    waiting: int
+    held: int
+    seconds_left: int | None
+    speed: SpeedFigures | None
+    running: int
+    agents: tuple[AgentLine, ...]
+    providers: tuple[ProviderLine, ...]
+    open: int
+    batches: tuple[BatchLine, ...]
+    ended: tuple[BatchLine, ...]
+
+
+def head(sight: StoreSight) -> Head:
+    """Return what every page shows."""
     status = sight.status
     if status is None:
-        return {
-            "at": time.time(),
-            "daemon": None,
-            "silent": False,
-            "trouble": sight.trouble,
-            "parked": [],
-        }
-    return {
-        "at": status.at,
-        "daemon": _daemon(status),
-        "silent": status.silent,
-        "trouble": "",
-        "parked": [*map(_standstill, islice(standstills(status.parked, status.idle), _MAX_LINES))],
-    }
+        return Head(at=time.time(), trouble=sight.trouble)
+    return Head(
+        at=status.at,
+        daemon=_daemon(status),
+        silent=status.silent,
+        parked=parked(status.parked, status.idle),
+    )
 
 
-def overview(sight: StoreSight, excerpt: Excerpt) -> dict[str, Any]:
+class Failed(Head, frozen=True, kw_only=True):
+    """A page that cannot be shown, and why."""
+
+    error: str
+
+
+def failed(sight: StoreSight, error: Exception) -> Failed:
+    """Return the page where something cannot be shown."""
+    return filled(Failed, head(sight), error=str(error))
+
+
+def overview(sight: StoreSight, excerpt: Excerpt) -> Head:
     """Return the first page."""
-    value = head(sight)
     status = sight.status
     if status is None:
-        return value
+        return head(sight)
     left = [row for row in status.batches if row.finished < row.tasks]
     ended = [row for row in status.batches if row.finished >= row.tasks]
     known = {row.batch.name: row for row in status.batches}
@@ -62,160 +232,108 @@ def overview(sight: StoreSight, excerpt: Excerpt) -> dict[str, Any]:
         row = known.get(ref.batch)
         return excerpt(row, ref.task) if row else ""
 
-    return value | {
-        "left": status.left,
-        "queued": status.queued,
-        "waiting": len(status.waiting),
-        "held": status.held,
-        "seconds_left": status.seconds_left and round(status.seconds_left),
-        "speed": speed
-        and {
-            "tasks": round(speed.tasks_a_minute, 1),
-            "tokens": round(speed.tokens_a_minute),
-            "usd": round(speed.usd_a_minute, 4),
-        },
-        "running": len(status.agents),
-        "agents": [
+    return filled(
+        Overview,
+        head(sight),
+        status,
+        waiting=len(status.waiting),
+        seconds_left=None if status.seconds_left is None else round(status.seconds_left),
+        speed=speed
+        and SpeedFigures(
+            tasks=round(speed.tasks_a_minute, 1),
+            tokens=round(speed.tokens_a_minute),
+            usd=round(speed.usd_a_minute, 4),
+        ),
+        running=len(status.agents),
+        agents=tuple(
             agent(row, status.doing[row.ref], prompt(row.ref)) for row in status.agents[:_MAX_LINES]
-        ],
-        "providers": [*map(_provider, status.providers)],
-        "open": len(left),
-        "batches": [batch(row, excerpt(row, "")) for row in left[:_MAX_LINES]],
-        "ended": [batch(row, excerpt(row, "")) for row in ended],
-    }
+        ),
+        providers=tuple(map(_provider, status.providers)),
+        open=len(left),
+        batches=tuple(batch(row, excerpt(row, "")) for row in left[:_MAX_LINES]),
+        ended=tuple(batch(row, excerpt(row, "")) for row in ended),
+    )
 
 
-def batch(row: BatchRow, prompt: str = "") -> dict[str, Any]:
+def batch(row: BatchRow, prompt: str = "") -> BatchLine:
     """Return a batch in a line. ``prompt``: how that of its first task begins."""
-    return {
-        "name": row.batch.name,
-        "status": row.status,
-        "tasks": row.tasks,
-        **{status: getattr(row, status) for status in _STATUSES},
-        **_tally(row.tally),
-        "budget_usd": row.batch.budget_usd,
-        "received_at": row.batch.received_at,
-        "finished_at": row.finished_at,
-        "retry_of": row.batch.retry_of,
-        "folder": row.batch.folder,
-        "prompt": prompt,
-        "pruned": row.pruned,
-        "problems": [str(each) for each in row.problems[:_MAX_LINES]],
-    }
+    problems = tuple(map(str, row.problems[:_MAX_LINES]))
+    return filled(BatchLine, row, row.batch, row.tally, prompt=prompt, problems=problems)
 
 
-_STATUSES = ("completed", "timeout", "error", "cancelled", "running", "parked", "queued")
-
-
-def task(row: TaskRow, why: str, doing: RunningTask | None, prompt: str = "") -> dict[str, Any]:
+def task(row: TaskRow, why: str, doing: RunningTask | None, prompt: str = "") -> TaskLine:
     """Return a task in a line.
 
     ``why``: what ended it, or what it waits for; ``prompt``: how that begins.
     """
     ended = row.finished_at
-    return {
-        "id": row.ref.task,
-        "status": row.status,
-        "reason": row.reason or "",
-        "why": why,
-        "model": row.model,
-        "rounds": row.round,
-        **_tally(row.tally),
-        "queued_at": row.queued_at,
-        "started_at": row.started_at,
-        "finished_at": ended,
-        "took_s": ended - row.started_at if ended and row.started_at else None,
-        "since": row.since,
-        "priority": row.priority,
-        "attempts": row.attempts,
-        "directory": row.directory,
-        "after": row.after[:_MAX_LINES],
-        "doing": doing and agent(row, doing),
-        "prompt": prompt,
-    }
+    return filled(
+        TaskLine,
+        row,
+        row.ref,
+        row.tally,
+        reason=row.reason or "",
+        why=why,
+        took_s=ended - row.started_at if ended and row.started_at else None,
+        after=row.after[:_MAX_LINES],
+        doing=doing and agent(row, doing),
+        prompt=prompt,
+    )
 
 
-def agent(row: TaskRow, doing: RunningTask, prompt: str = "") -> dict[str, Any]:
+def agent(row: TaskRow, doing: RunningTask, prompt: str = "") -> AgentLine:
     """Return a task at work in a line."""
-    return {
-        "batch": row.ref.batch,
-        "task": row.ref.task,
-        "step": doing.step,
-        "detail": doing.said[:200],
-        "since": round(doing.since, 1),
-        "model": row.model,
-        "rounds": row.round,
-        "calls": row.tally.calls,
-        "prompt": prompt,
-    }
+    return filled(
+        AgentLine,
+        row.ref,
+        row.tally,
+        row,
+        step=doing.step,
+        detail=doing.said[:_MAX_DETAIL_CHARS],
+        since=round(doing.since, 1),
+        prompt=prompt,
+    )
 
 
-def spent(row: SpendRow, name: str) -> dict[str, Any]:
-    """Return a part of the ledger in a line."""
-    return {"name": name, **_tally(row.tally), "usd": row.tally.known_usd}
+def parked(found: Iterable[Any], idle: frozenset[str] = frozenset()) -> tuple[WaitLine, ...]:
+    """Return what waits, why, and how to go on."""
+    shown = islice(standstills(found, idle), _MAX_LINES)
+    return tuple(filled(WaitLine, each, mend=each.fix) for each in shown)
 
 
-def _tally(tally: Tally) -> dict[str, Any]:
-    return {
-        "calls": tally.calls,
-        "tokens": tally.total_tokens,
-        "input": tally.input_tokens,
-        "cached": tally.cached_input_tokens,
-        "output": tally.output_tokens,
-        "estimated": tally.estimated,
-        "estimated_calls": tally.estimated_calls,
-        "usd": tally.cost_usd,
-        "known_usd": tally.known_usd,
-        "unpriced_calls": tally.unpriced_calls,
-        "unsettled_calls": tally.unsettled_calls,
-        "unsettled_usd": tally.unsettled_usd,
-        # The part of the input that came from the provider's cache, and what it saved.
-        "cache_share": tally.cache_share,
-        "cache_saved": tally.cache_saved,
-    }
-
-
-def _daemon(status: Status) -> dict[str, Any] | None:
+def _daemon(status: Status) -> DaemonFigures | None:
     daemon = status.daemon
     if daemon is None:
         return None
-    return {
-        "pid": daemon.pid,
-        "version": daemon.version,
-        "differs": standstill.differs(daemon.version),
-        "started_at": daemon.started_at,
-        "draining": daemon.draining,
-        "workers": len(daemon.workers),
-        "nodes": len({worker.node for worker in daemon.workers if worker.node}),
-        "slots": daemon.slots,
-        "day": daemon.day
-        and {
-            **fields(daemon.day),
-            "cost_usd": status.spent_today_usd,
-            "unsettled_usd": round(status.today.unsettled_usd, 8),
-        },
-        "troubles": [{**fields(each), "what": standstill.what(each)} for each in daemon.troubles],
-    }
+    unsettled = round(status.today.unsettled_usd, 8)
+    return filled(
+        DaemonFigures,
+        daemon,
+        differs=standstill.differs(daemon.version),
+        workers=len(daemon.workers),
+        nodes=len({worker.node for worker in daemon.workers if worker.node}),
+        day=daemon.day
+        and filled(
+            DayFigures, daemon.day, cost_usd=status.spent_today_usd, unsettled_usd=unsettled
+        ),
+        troubles=tuple(
+            structs.replace(each, what=standstill.what(each)) for each in daemon.troubles
+        ),
+    )
 
 
-def _provider(each: Provider) -> dict[str, Any]:
-    return {
-        "name": each.name,
-        "calls": round(each.rate.calls) if each.rate else None,
-        "tokens": round(each.rate.tokens) if each.rate else None,
-        "parked": [*map(_standstill, standstills(each.parked))],
-        **fields(each.status),
-    }
+def _provider(each: Provider) -> ProviderLine:
+    return filled(
+        ProviderLine,
+        each.status,
+        name=each.name,
+        calls=round(each.rate.calls) if each.rate else None,
+        tokens=round(each.rate.tokens) if each.rate else None,
+        parked=parked(each.parked),
+    )
 
 
-def _standstill(each: Standstill) -> dict[str, Any]:
-    return {**fields(each), "mend": each.fix}
-
-
-def parked(found: Iterable[Any]) -> list[dict[str, Any]]:
-    """Return what waits, why, and how to go on."""
-    return [*map(_standstill, islice(standstills(found), _MAX_LINES))]
-
+# Money
 
 #: Lines that are shown.
 _MAX_ROWS = 100
@@ -232,7 +350,29 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def cost(reader: StoreReader, by: str, days: int, prompts: Excerpts) -> Mapping[str, Any]:
+class SpentLine(Figures, frozen=True, kw_only=True):
+    """A part of the ledger in a line; ``usd`` is what the calls came to whose price is known."""
+
+    name: str
+    #: Of a batch, how that of its first task begins.
+    prompt: str = ""
+
+
+class CostPage(Struct, frozen=True, kw_only=True):
+    """What was spent, split up."""
+
+    by: str
+    lines: tuple[SpentLine, ...]
+    #: Lines that are not shown.
+    more: int
+    total: tuple[SpentLine, ...]
+    #: What a chart shows: each day with a call, and from when to when.
+    days: tuple[SpentLine, ...]
+    first: str
+    last: str
+
+
+def cost(reader: StoreReader, by: str, days: int, prompts: Excerpts) -> CostPage:
     """Return what was spent within so many days, split up; 0: ever. Raises ``StoreError``."""
     back = dt.timedelta(days=min(days, _MOST_DAYS) - 1)
     since = dt.datetime.now(dt.UTC).date() - back if days else None
@@ -240,28 +380,87 @@ def cost(reader: StoreReader, by: str, days: int, prompts: Excerpts) -> Mapping[
     rows = reader.spend(split, since=since)
     lines = [spent(row, _name(row, split)) for row in rows]
     # Days as they went by, the newest first; of all else the dearest.
-    lines.sort(key=lambda x: x["name"] if by == "day" else (x["usd"], x["input"]), reverse=True)
+    lines.sort(key=lambda x: x.name if by == "day" else (x.known_usd, x.input_tokens), reverse=True)
+    more, lines = max(0, len(lines) - _MAX_ROWS), lines[:_MAX_ROWS]
+    if by == "batch":
+        first = {line.name: prompts.line(reader, reader.batch(line.name)) for line in lines}
+        lines = [structs.replace(line, prompt=first[line.name]) for line in lines]
     daily = rows if by == "day" else reader.spend(("day",), since=since)
-    each_day = sorted((spent(row, row.day) for row in daily), key=lambda x: x["name"])
+    each_day = sorted((spent(row, row.day) for row in daily), key=lambda x: x.name)
     today = str(dt.datetime.now(dt.UTC).date())
-    total = [spent(row, "total") for row in reader.spend((), since=since)]
-    return {
-        "by": by,
-        "lines": [
-            {**line, "prompt": prompts.line(reader, reader.batch(line["name"]))}
-            if by == "batch"
-            else line
-            for line in lines[:_MAX_ROWS]
-        ],
-        "more": max(0, len(lines) - _MAX_ROWS),
-        "total": total[:1],
-        # What a chart shows: each day with a call, and from when to when.
-        "days": each_day,
-        "first": str(since) if since else each_day[0]["name"] if each_day else today,
-        "last": max(today, each_day[-1]["name"]) if each_day else today,
-    }
+    return CostPage(
+        by=by,
+        lines=tuple(lines),
+        more=more,
+        total=tuple(spent(row, "total") for row in reader.spend((), since=since)[:1]),
+        days=tuple(each_day),
+        first=str(since) if since else each_day[0].name if each_day else today,
+        last=max(today, each_day[-1].name) if each_day else today,
+    )
+
+
+def spent(row: SpendRow, name: str) -> SpentLine:
+    """Return a part of the ledger in a line."""
+    return filled(SpentLine, row.tally, name=name, cost_usd=row.tally.known_usd)
 
 
 def _name(row: SpendRow, split: Sequence[str]) -> str:
     """Return what a line of the ledger is shown under; tasks without a tag have none."""
     return "/".join(NO_TAG if (part := getattr(row, name)) is None else part for name in split)
+
+
+# What there is to ask for
+
+
+class BatchesPage(Struct, frozen=True, kw_only=True):
+    """``/api/batches``: batches, newest first."""
+
+    batches: tuple[BatchLine, ...]
+    #: Whether there are older ones.
+    more: bool
+
+
+class BatchPage(Head, frozen=True, kw_only=True):
+    """``/api/batches/NAME``: a batch, and some of its tasks."""
+
+    batch: BatchLine
+    waits: tuple[WaitLine, ...]
+    #: How many of its tasks match what was asked for, and which page of them this is.
+    matching: int
+    page: int
+    #: Whether its report lies in its folder, and all its results.
+    report: bool
+    results: bool
+    rows: tuple[TaskLine, ...]
+
+
+class TaskPage(Head, frozen=True, kw_only=True):
+    """``/api/batches/NAME/TASK``: a task, its conversation apart."""
+
+    batch: str
+    task: TaskLine
+    #: None once it was pruned; as text, and as a tree of Markdown.
+    prompt: str | None
+    prompt_tree: Any
+    pruned: bool
+    folder: str
+    #: Whether its result lies there.
+    kept: bool
+    waits: tuple[WaitLine, ...]
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of what ``/api`` answers, by what is asked for."""
+    asked = {
+        "/api/overview": Overview,
+        "/api/batches": BatchesPage,
+        "/api/batches/NAME": BatchPage,
+        "/api/batches/NAME/TASK": TaskPage,
+        "/api/cost": CostPage,
+    }
+    found, definitions = formats.components(*asked.values())
+    return {
+        "type": "object",
+        "properties": dict(zip(asked, found, strict=True)),
+        "$defs": definitions,
+    }

@@ -24,6 +24,7 @@ from batchd.records import Ref, TaskStatus
 from batchd.store import lookups
 from batchd.store.queries import SORTS, StoreReader
 from batchd.store.rows import TaskRow
+from batchd.store.shown import filled
 from batchd.views import Kind, passages
 from batchd.web import page_data, pages, store_queries
 from batchd.web.gathering import RESULTS
@@ -117,7 +118,7 @@ _STEPS = 200
 _MAX_PASSAGE_CHARS = 40_000
 
 #: Makes a page's values from what was seen.
-View: TypeAlias = Callable[[StoreSight], Awaitable[dict[str, Any]]]
+View: TypeAlias = Callable[[StoreSight], Awaitable[page_data.Head]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +149,7 @@ async def updates(watch: StoreWatch, view: View) -> AsyncIterator[ServerEvent]:
 def overview(queries: StoreQueries) -> View:
     """Return what makes the first page."""
 
-    async def view(sight: StoreSight) -> dict[str, Any]:
+    async def view(sight: StoreSight) -> page_data.Head:
         if sight.status is None or not sight.status.batches:
             return page_data.overview(sight, lambda _batch, _task: "")
         return await queries.ask(
@@ -161,11 +162,10 @@ def overview(queries: StoreQueries) -> View:
 def batch(queries: StoreQueries, name: str, wanted: TaskFilter) -> View:
     """Return what makes the page of a batch."""
 
-    async def view(sight: StoreSight) -> dict[str, Any]:
-        found = await queries.ask(
+    async def view(sight: StoreSight) -> page_data.Head:
+        return await queries.ask(
             lambda reader: _batch(queries.excerpts, reader, name, wanted, sight)
         )
-        return {**page_data.head(sight), **found}
 
     return view
 
@@ -183,13 +183,13 @@ async def task(
     async with aclosing(watch.sights()) as sights:
         async for sight in sights:
             after: int | None
+            value: page_data.Head
             try:
-                facts, first, after, grown = await queries.ask(
+                value, first, after, grown = await queries.ask(
                     lambda reader, sight=sight, start=start: _task(reader, ref, sight, start)  # type: ignore[misc]
                 )
             except StoreError as error:
-                facts, first, after, grown = {"error": str(error)}, 0, start, []
-            value = {**page_data.head(sight), **facts}
+                value, first, after, grown = page_data.failed(sight, error), 0, start, []
             shown = _shown(value)
             if shown != last:
                 last = shown
@@ -209,7 +209,7 @@ def earlier(reader: StoreReader, ref: Ref, before: int) -> dict[str, Any]:
     return {"first": first, "passages": _passages(reader, ref, first, before)}
 
 
-def facts(reader: StoreReader, ref: Ref, sight: StoreSight) -> dict[str, Any]:
+def facts(reader: StoreReader, ref: Ref, sight: StoreSight) -> page_data.TaskPage:
     """Return what is known of a task, its conversation apart. Raises ``StoreError``."""
     row = reader.task(ref)
     doing = sight.status.doing if sight.status else {}
@@ -217,33 +217,35 @@ def facts(reader: StoreReader, ref: Ref, sight: StoreSight) -> dict[str, Any]:
     held = () if row.status.final else waiting.parkings(row)
     folder = reader.batch(ref.batch).batch.folder
     prompt = _prompt(reader, ref, folder)
-    return {
-        "batch": ref.batch,
-        "task": _line(row, waiting, doing),
-        "prompt": prompt,
-        "prompt_tree": _tree(prompt),
-        "pruned": reader.read(lookups.pruned, ref),
-        "folder": folder,
-        "kept": os.path.lexists(Path(folder, f"{ref.task}.json")),
-        "waits": page_data.parked(held),
-    }
+    return filled(
+        page_data.TaskPage,
+        page_data.head(sight),
+        batch=ref.batch,
+        task=_line(row, waiting, doing),
+        prompt=prompt,
+        prompt_tree=_tree(prompt),
+        pruned=reader.read(lookups.pruned, ref),
+        folder=folder,
+        kept=os.path.lexists(Path(folder, f"{ref.task}.json")),
+        waits=page_data.parked(held),
+    )
 
 
-def _shown(value: Mapping[str, Any]) -> bytes:
-    """Return what of a page's values is seen: when they were taken is not."""
-    return msgspec.json.encode({name: each for name, each in value.items() if name != "at"})
+def _shown(page: page_data.Head) -> bytes:
+    """Return what of a page is seen: when it was looked at is not."""
+    return msgspec.json.encode(msgspec.structs.replace(page, at=0.0))
 
 
-async def _settled(view: View, sight: StoreSight) -> Mapping[str, Any]:
+async def _settled(view: View, sight: StoreSight) -> page_data.Head:
     try:
         return await view(sight)
     except BatchdError as error:
-        return {**page_data.head(sight), "error": str(error)}
+        return page_data.failed(sight, error)
 
 
 def _batch(
     lines: Excerpts, reader: StoreReader, name: str, wanted: TaskFilter, sight: StoreSight
-) -> dict[str, Any]:
+) -> page_data.BatchPage:
     row = reader.batch(name)
     count, rows = reader.tasks_where(
         name,
@@ -257,22 +259,24 @@ def _batch(
     waiting = _waiting(reader, name, rows, sight)
     doing = sight.status.doing if sight.status else {}
     held = standstill.of_batch(reader.parked(), name, rows) if row.finished < row.tasks else ()
-    return {
-        "batch": page_data.batch(row),
-        "waits": page_data.parked(held),
-        "matching": count,
-        "page": wanted.page,
-        "report": os.path.lexists(Path(row.batch.folder, "report.html")),
-        "results": os.path.lexists(Path(row.batch.folder, RESULTS)),
-        "rows": [
+    return filled(
+        page_data.BatchPage,
+        page_data.head(sight),
+        batch=page_data.batch(row),
+        waits=page_data.parked(held),
+        matching=count,
+        page=wanted.page,
+        report=os.path.lexists(Path(row.batch.folder, "report.html")),
+        results=os.path.lexists(Path(row.batch.folder, RESULTS)),
+        rows=tuple(
             _line(each, waiting, doing, lines.line(reader, row, each.ref.task)) for each in rows
-        ],
-    }
+        ),
+    )
 
 
 def _line(
     row: TaskRow, waiting: WaitReasons, doing: Mapping[Ref, RunningTask], prompt: str = ""
-) -> dict[str, Any]:
+) -> page_data.TaskLine:
     return page_data.task(row, waiting.why(row), doing.get(row.ref), prompt)
 
 
@@ -291,12 +295,12 @@ def _waiting(
 
 def _task(
     reader: StoreReader, ref: Ref, sight: StoreSight, start: int | None
-) -> tuple[dict[str, Any], int, int, list[dict[str, Any]]]:
+) -> tuple[page_data.TaskPage, int, int, list[dict[str, Any]]]:
     """Return facts, the number of the first event sent,
     the one after the last, and the passages.
     """
     found = facts(reader, ref, sight)
-    end = 0 if found["pruned"] else reader.read(lookups.length, ref)
+    end = 0 if found.pruned else reader.read(lookups.length, ref)
     first = max(0, end - _STEPS) if start is None or start > end else start
     end = min(end, first + _STEPS)
     return found, first, end, _passages(reader, ref, first, end)

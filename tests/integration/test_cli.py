@@ -24,6 +24,8 @@ from patience import PATIENCE_S
 from teletype import Teletype
 from terminal import on_a_terminal
 
+from batchd.cli import shipped
+
 pytestmark = pytest.mark.in_turns
 
 # An escape sequence that would clear a terminal, and a mark that turns text around.
@@ -395,6 +397,10 @@ def test_a_batch_through_a_daemon(spool: Any) -> None:
             ("001", "completed"),
             ("b", "completed"),
         ]
+        schemas = {kind: json.loads(shipped.text(kind)) for kind in ("status-json", "event")}
+        for target in ((), ("work",), ("work/b",)):
+            said = json.loads(spool.batchd("status", "--json", *target).stdout)
+            jsonschema.validate(said, schemas["status-json"])
         assert "steps-2" in spool.batchd("status", "work/b").stdout
 
     # All of it stands in the store, daemon or not.
@@ -404,6 +410,8 @@ def test_a_batch_through_a_daemon(spool: Any) -> None:
     events = [
         json.loads(line) for line in spool.batchd("logs", "work/b", "--json").stdout.splitlines()
     ]
+    for event in events:
+        jsonschema.validate(event, schemas["event"])
     assert (events[0]["event"], events[-1]["event"]) == ("TaskStarted", "TaskFinished")
     assert {e["task"] for e in events} == {"b"}
 
@@ -907,11 +915,13 @@ def test_what_lies_in_the_inbox_of_no_daemon_is_counted(spool: Any) -> None:
     inbox = spool.folder / "inbox"
     for name in (".hidden.json", "half.json.part", "old.json~"):
         (inbox / name).write_text("x")
+    (inbox / "folder.json").mkdir()
+    (inbox / "link.json").symlink_to(path)
     shown = " ".join(spool.batchd("status").stdout.split())
-    assert "1 file in the inbox; `batchd serve` takes what is dropped." in shown
+    assert "1 file in the inbox; `batchd serve` takes what is dropped: games.json" in shown
     with spool.serving():
         spool.eventually((spool.folder / "outbox/games/summary.json").exists)
-        assert "in the inbox" not in spool.batchd("status").stdout
+        assert "games.json" not in spool.batchd("status").stdout
         assert "Taken up as games-2: batchd status games-2" in spool.batchd("submit", path).stdout
         spool.eventually((spool.folder / "outbox/games-2/summary.json").exists)
     again = spool.batchd("retry", "games")

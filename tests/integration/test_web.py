@@ -19,10 +19,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 from patience import PATIENCE_S
 from serving import Page, until, web
 
+from batchd.web import page_data
 from batchd.web.page_updates import MAX_LISTENERS
 from batchd.web.shield import TURN_S, TokenCheck
 from tests.conftest import CONFIG, Spool
@@ -191,6 +193,8 @@ def test_a_batch_is_shown_as_it_goes(spool: Spool, page: Page) -> None:
             last = next(e["data"] for e in batch if e["data"]["batch"]["completed"] == 4)
         assert [row["id"] for row in last["rows"]] == ["004", "003", "002", "001"]
         facts = page.get("/api/batches/b/001")
+        asked = ("overview", "batches", "batches/b", "batches/b/001", "cost?by=batch&days=1")
+        _hold_to_schema({path: page.get(f"/api/{path}") for path in asked})
         assert (facts["prompt"], facts["task"]["status"]) == ("do 0 <b>", "completed")
         cost = page.get("/api/cost?by=model&days=1")
         assert [line["name"] for line in cost["lines"]] == [SLOW]
@@ -202,6 +206,16 @@ def test_a_batch_is_shown_as_it_goes(spool: Spool, page: Page) -> None:
         assert b"<title>b" in data
         assert answer.headers["content-security-policy"].startswith("sandbox allow-scripts")
     until(lambda: page.get("/api/overview")["daemon"] is None)
+
+
+def _hold_to_schema(answers: dict[str, object]) -> None:
+    """Hold answers of ``/api`` to what ``batchd schema api`` promises, field by field."""
+    whole = page_data.schema()
+    for kind, answer in zip(whole["properties"].values(), answers.values(), strict=True):
+        jsonschema.validate(answer, {**kind, "$defs": whole["$defs"]})
+        (made,) = [d for name, d in whole["$defs"].items() if kind["$ref"].endswith(f"/{name}")]
+        assert isinstance(answer, dict)
+        assert {*answer} == {*made["properties"]}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from batchd.control.orders import ORDERS
 from batchd.control.socket_server import REQUESTS
 from batchd.errors import UsageError
 from batchd.records import Cause, Parking, Scope
+from batchd.store.shown import BatchJson
 
 _CLAIM = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
@@ -166,10 +167,15 @@ _STANDING = (
     '"fetching": [{"batch": "games", "source": "https://a.example/b.git", "ref": "main", "kind": "clone", "since": 4.0}], '
     '"workers": [{"pid": null, "node": "", "tasks": 1, "rss": 2, "tasks_done": 3}], "unfit": {"node7": "no bwrap"}, '
     '"running": [{"task": "games/001", "attempt": 1, "worker": null, "node": "node8", "step": "tool", "detail": "ls", '
-    '"since": 4.5}], "rows": [{"name": "games", "folder": "/o/games", "request": "request.json", '
-    '"received_at": 5.5, "published_at": null, "rejected": false, "tasks": 2, "queued": 0, "running": 1, '
-    '"parked": 0, "completed": 1, "timeout": 0, "error": 0, "cancelled": 0, "calls": 3, "input_tokens": 4, '
-    '"output_tokens": 5, "cost_usd": null, "known_usd": 0.5, "unsettled_calls": 0, "unsettled_usd": 0.0}]}'
+    '"since": 4.5}], "rows": [{"calls": 3, "input_tokens": 4, '
+    '"cached_input_tokens": 0, "cache_write_tokens": 0, "cache_write_long_tokens": 0, "cache_reported_tokens": 0, '
+    '"cache_saved_usd": 0.0, "output_tokens": 5, "unsettled_calls": 0, "unsettled_usd": 0.0, "reasoning_tokens": 0, '
+    '"estimated": false, "cost_usd": null, "known_usd": 0.5, "cache_share": null, "cache_saved": null, '
+    '"name": "games", "folder": "/o/games", "request": "request.json", "status": "running", "received_at": 5.5, '
+    '"finished_at": null, "published_at": null, "rejected": false, "problems": [], "tasks": 2, "queued": 0, '
+    '"running": 1, "parked": 0, "completed": 1, "timeout": 0, "error": 0, "cancelled": 0, "pruned": 0, '
+    '"budget_usd": 0.0, "parallel": 0, "after_batches": [], "retry_of": null, "claim": "", "outbox": "", '
+    '"first_task": 0, "run": ""}]}'
 )
 
 #: As the daemon sends them.
@@ -278,10 +284,11 @@ ANSWERED: list[tuple[control.ControlRequest[Any], Any, str]] = [
                 ),
             ),
             rows=(
-                status.ListedBatch(
+                BatchJson(
                     name="games",
                     folder="/o/games",
                     request="request.json",
+                    status="running",
                     received_at=5.5,
                     tasks=2,
                     running=1,

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-import msgspec
-
 from batchd import decoders, views, words
 from batchd.cli.display import formatting, tables
 from batchd.cli.display.tables import Column
 from batchd.errors import StoreError, cut
-from batchd.formats import FilesV1, ResultV1
+from batchd.formats import FilesV1, ResultV1, RunsCodeV1
 from batchd.log import escape
 from batchd.observe import changes
 from batchd.observe.standstill import WaitReasons
@@ -173,9 +171,9 @@ def cautions(reader: StoreReader, batch: str, task: str = "") -> Cautions:
     return {name: decoders.decode(text, ResultV1) for name, text in texts.items()}
 
 
-def cautions_field(cautions: Cautions, task: str) -> object:
+def runs_code(cautions: Cautions, task: str) -> tuple[RunsCodeV1, ...] | None:
     """Return what a task's result says, as JSON has it."""
-    return msgspec.to_builtins(cautions[task].runs_code) if task in cautions else []
+    return cautions[task].runs_code if task in cautions else ()
 
 
 def caution_lines(cautions: Cautions) -> Iterator[str]:

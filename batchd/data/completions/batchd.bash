@@ -108,7 +108,7 @@ _shtab_batchd_demo___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd___config_COMPGEN=_shtab_compgen_files
 _shtab_batchd__C_COMPGEN=_shtab_compgen_dirs
 
-_shtab_batchd_schema_pos_0_choices=(task result summary status notification)
+_shtab_batchd_schema_pos_0_choices=(task result summary status status-json event api notification)
 _shtab_batchd_completion_pos_0_choices=(bash zsh fish)
 _shtab_batchd_pos_0_choices=(init serve run submit wait status top logs search cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority nice prune tune worker backup restore demo)
 
