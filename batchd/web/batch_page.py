@@ -212,7 +212,8 @@ def _folder(row: BatchRow, beside: Path | None) -> dict[str, Any]:
         "link": "" if link == "." else f"{quote(link)}/",
         "results": os.path.lexists(Path(row.batch.folder, RESULTS)),
     }
-    return there | msgspec.to_builtins(page_data.batch(row))
+    found: dict[str, Any] = msgspec.to_builtins(page_data.batch(row))
+    return found | there
 
 
 class Bar(NamedTuple):
