@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(order, Retry) and not (
         order.failed or args.yes or args.json or _wanted(args.config, order)
     ):
-        formatting.complain("nothing runs again; --failed runs only what did not complete")
+        formatting.complain(
+            "nothing runs again; --failed runs only what did not complete, --yes all of it"
+        )
         return 2
     answer = ask(args.config, order)
     if args.json:
@@ -80,13 +82,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _wanted(file: Path | None, order: Retry) -> bool:
-    """Return whether what has completed is to run, and be paid, again:
-    on a terminal that is asked.
+    """Return whether what has completed is to run, and be paid, again: on a terminal that is
+    asked; a script that did not say so is refused.
     """
     from batchd.store.queries import StoreReader
 
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return True
     try:
         with StoreReader(formatting.store_path(formatting.state_directory(file))) as reader:
             targets = map(words.split_target, order.target)
@@ -97,6 +97,9 @@ def _wanted(file: Path | None, order: Retry) -> bool:
             asked, paid = order.question(TargetCounts(*map(sum, zip(*counts, strict=True))))
     except BatchdError:
         return True  # the order itself says what is wrong
+    if paid and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        formatting.complain(paid)
+        return False
     try:
         return not paid or input(f"{paid} {asked} [y/N] ").strip().lower() in {"y", "yes"}
     except EOFError:

@@ -22,7 +22,7 @@ KINDS = ("task", "result", "summary", "status", "status-json", "event", "api", "
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the one that the parser is for."""
     if parser.prog.endswith(" schema"):
-        parser.add_argument("kind", choices=KINDS)
+        parser.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
         return
     parser.add_argument("shell", choices=(*COMPLETIONS, NAMES), metavar="bash|zsh|fish")
     parser.add_argument("begun", nargs="?", default="", help=argparse.SUPPRESS)

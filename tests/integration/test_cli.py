@@ -165,7 +165,7 @@ def test_submit_names_a_model_that_looks_misspelt(spool: Any) -> None:
 
 
 def test_retry_asks_before_what_completed_is_paid_again(spool: Any) -> None:
-    """On a terminal alone, and not with --failed or --yes; a no changes nothing.
+    """Not with --failed or --yes; a no changes nothing, and a script must say yes.
 
     `status` of the new batch names the old one.
     """
@@ -180,7 +180,10 @@ def test_retry_asks_before_what_completed_is_paid_again(spool: Any) -> None:
     assert "A retry of work." in spool.batchd("status", "work-2").stdout
     code, seen = on_a_terminal(spool, "retry", "work", "--yes")
     assert (code, question in seen) == (0, False)
-    done = spool.batchd("retry", "work")
+    refused = spool.batchd("retry", "work")
+    assert (refused.returncode, question in refused.stderr) == (2, True)
+    assert "--yes all of it" in refused.stderr
+    done = spool.batchd("retry", "work", "--yes")
     assert done.returncode == 0
     # The order's log line is none of the answer.
     assert done.stderr == "No daemon runs; they wait until `batchd serve` starts.\n"
@@ -924,7 +927,7 @@ def test_what_lies_in_the_inbox_of_no_daemon_is_counted(spool: Any) -> None:
         assert "games.json" not in spool.batchd("status").stdout
         assert "Taken up as games-2: batchd status games-2" in spool.batchd("submit", path).stdout
         spool.eventually((spool.folder / "outbox/games-2/summary.json").exists)
-    again = spool.batchd("retry", "games")
+    again = spool.batchd("retry", "games", "--yes")
     assert "No daemon runs; they wait until `batchd serve` starts." in again.stderr
 
 

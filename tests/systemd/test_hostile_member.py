@@ -357,7 +357,7 @@ def test_a_request_is_theirs_and_is_not_believed(member: Service) -> None:
     assert _attempt(machine, "exchange", "mine") == ["request.json"]
     ordering = ("runuser", "-u", "batchd", "--", *BATCHD)
     machine.run(*ordering, "prune", "--older-than", "0", "--yes")
-    again = machine.try_(*ordering, "retry", "mine")
+    again = machine.try_(*ordering, "retry", "mine", "--yes")
     assert "somebody else" in again.stdout + again.stderr
     assert again.returncode != 0
     assert not [x for x in _names(machine, f"{HOME}/outbox") if x.startswith("mine-")]

@@ -212,7 +212,7 @@ complete -c batchd -n '_shtab_batchd_using notify' -l json -d 'print JSON, for p
 complete -c batchd -n '_shtab_batchd_using; and test $_shtab_batchd_npos -eq 0' -a schema -d 'Print the JSON Schema of a format: task files, results, events, what programs read.'
 complete -c batchd -n '_shtab_batchd_using schema' -s h -l help -d 'show this help message and exit'
 complete -c batchd -n '_shtab_batchd_using schema' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'the configuration (default: BATCHD_CONFIG, ./config.toml if it is trusted, ~/.config/batchd/, /etc/batchd/)'
-complete -c batchd -n '_shtab_batchd_using schema; and test $_shtab_batchd_npos -eq 0' -ka "task result summary status status-json event api notification" -d kind
+complete -c batchd -n '_shtab_batchd_using schema; and test $_shtab_batchd_npos -eq 0' -ka "task result summary status status-json event api notification" -d 'task, result, summary, status, status-json, event, api, notification'
 complete -c batchd -n '_shtab_batchd_using; and test $_shtab_batchd_npos -eq 0' -a completion -d 'Print the shell completion of batchd'"'"'s commands and names for bash, zsh or fish.'
 complete -c batchd -n '_shtab_batchd_using completion' -s h -l help -d 'show this help message and exit'
 complete -c batchd -n '_shtab_batchd_using completion' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'the configuration (default: BATCHD_CONFIG, ./config.toml if it is trusted, ~/.config/batchd/, /etc/batchd/)'
