@@ -1,5 +1,5 @@
 """The report over 5,000 tasks: seconds to make, size,
-seconds until it stands in Chromium, and until it is sorted.
+seconds until it stands in Chromium, and until it is sorted; and the page of `batchd web`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,22 @@ from typing import Any
 from harness import row
 
 # The browser, and the night's work, are those of the tests.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))
 from chromium import chromium
+from serving import Page as Served, web
 from stored import Night
 
-_OPENED = "document.querySelectorAll('.grid tbody tr').length === 100"
+from tests.conftest import Spool
+
+_OPENED = "document.querySelectorAll('#tasks tbody tr').length === 100"
 #: Until the second frame after it: then it has been painted.
 _PAINTED = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now()))))"
+_FIRST = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 _SORT = (
     "(async () => { const begun = performance.now();"
-    " document.querySelector('.grid thead [data-column=\"COLUMN\"] button').click();"
+    " document.querySelector('#tasks thead [data-column=\"COLUMN\"] button').click();"
     " return (await PAINTED) - begun; })()"
 )
 _FILTER = (
@@ -50,8 +55,10 @@ async def look(page_file: Path) -> dict[str, Any]:
     async with chromium() as page:
         await page.look(1280, 900)
         await page.open(page_file.as_uri())
-        opened = await page.evaluate(_PAINTED)
+        await page.evaluate(_PAINTED)
         assert await page.evaluate(_OPENED)
+        # Scripts make all of it at once, before the browser reads what tasks did in full.
+        opened = await page.evaluate(_FIRST)
         sorts = [
             await page.evaluate(_SORT.replace("COLUMN", c).replace("PAINTED", _PAINTED))
             for c in ("usd", "id", "model")
@@ -59,6 +66,23 @@ async def look(page_file: Path) -> dict[str, Any]:
         filtered = await page.evaluate(_FILTER.replace("PAINTED", _PAINTED))
         assert not page.errors, page.errors
     return {"opened": opened, "sorted": max(sorts), "filtered": filtered}
+
+
+async def live(served: Served, batch: str) -> tuple[float, float]:
+    """Return how long the page of `batchd web` takes to show its table, and all else (seconds)."""
+    async with chromium() as page:
+        await page.look(1280, 900)
+        await page.open(served.address)
+        await page.click("#token")
+        await page.type(served.token)
+        await page.key("Enter")
+        await page.until("document.querySelector('.bar-top')")
+        begun = time.perf_counter()
+        await page.evaluate(f"location.assign('/batches/{batch}')")
+        await page.until(_OPENED)
+        table = time.perf_counter() - begun
+        await page.until("document.querySelector('#timeline canvas')")
+        return table, time.perf_counter() - begun
 
 
 def main() -> int:
@@ -72,6 +96,8 @@ def main() -> int:
         page_file = night.outbox / "report.html"
         size = page_file.stat().st_size / 1e6
         took = asyncio.run(look(page_file))
+        with web(Spool(night.folder)) as served:
+            table, whole = asyncio.run(live(served, night.name))
     opened, ordered, filtered = (took[k] / 1000 for k in ("opened", "sorted", "filtered"))
     row(
         f"a report over {count:,} tasks, made in",
@@ -80,10 +106,13 @@ def main() -> int:
         held=True,
     )
     row("  its size", f"{size:.1f} MB", "< 20 MB", held=size < 20)
-    row("  opened and painted in Chromium", f"{opened:.2f} s", "< 2 s", held=opened < 2)
+    row("  opened and painted in Chromium", f"{opened:.2f} s", "< 1 s", held=opened < 1)
     row("  sorted, the slowest of three columns", f"{ordered:.2f} s", "< 2 s", held=ordered < 2)
     row("  filtered", f"{filtered:.2f} s", "< 2 s", held=filtered < 2)
-    return 0 if size < 20 and max(opened, ordered, filtered) < 2 else 1
+    row("the page of `batchd web` over them: its table", f"{table:.2f} s", "< 1 s", held=table < 1)
+    row("  and all that the report has", f"{whole:.2f} s", "< 2 s", held=whole < 2)
+    held = size < 20 and max(opened, table) < 1 and max(ordered, filtered, whole) < 2
+    return 0 if held else 1
 
 
 if __name__ == "__main__":

@@ -105,7 +105,11 @@ def whole(
         "advice": {r: _ADVICE[Reason(r)] for r in sorted(reasons) if r in _ADVICE},
         "cautions": sorted(found.cautions, key=lambda caution: caution["task"]),
         # Orders that lead on.
-        "orders": [retry(row.batch.name) for row in batches if row.completed < row.finished],
+        "orders": [
+            f"batchd retry {row.batch.name} --failed"
+            for row in batches
+            if row.completed < row.finished
+        ],
         "lanes": lanes,
         "bars": bars,
         # When tasks were without a slot; their lane says nothing.
@@ -141,8 +145,10 @@ class _Tasks:
                 msgspec.to_builtins(line) | _more(task, number, beside) | {"block": embed(task)}
             )
             if row.status.final:
-                tags = task.result.tags if task.result else ()
-                self.ends[place] = (_end(task, self.lines[place]), tags, hash(prompt))
+                tags = dict.fromkeys(task.result.tags) if task.result else {}
+                # What nobody knows any more is like no other.
+                mark = hash(prompt) if prompt else -1 - place
+                self.ends[place] = (_end(self.lines[place]), (*tags,), mark)
 
 
 def _prompts_of_open(source: Gathered) -> Callable[[str], str]:
@@ -177,7 +183,8 @@ def _more(task: TaskRecord, folder: int, beside: bool) -> dict[str, Any]:
     }
 
 
-def _end(task: TaskRecord, line: Mapping[str, Any]) -> SummaryTaskV1:
+def _end(line: Mapping[str, Any]) -> SummaryTaskV1:
+    """Return a task that has ended, as a summary has it."""
     run_s = line["took_s"] if line["run_s"] is None else line["run_s"]
     return SummaryTaskV1(
         task=line["id"],
@@ -318,11 +325,6 @@ _ADVICE: Mapping[Reason, str] = {
 }
 
 
-def retry(batch: str) -> str:
-    """Return the order that runs again what did not complete."""
-    return f"batchd retry {batch} --failed"
-
-
 def _share(name: str, rows: Sequence[SpendRow]) -> dict[str, Any]:
     spent = page_data.spent(SpendRow(tally=sum((row.tally for row in rows), Tally())), name)
     found: dict[str, Any] = msgspec.to_builtins(spent)
@@ -363,23 +365,22 @@ def _side_by_side(batches: Sequence[str], found: _Tasks) -> dict[str, Any]:
     """
     ends = [(place, *end) for place, end in enumerate(found.ends) if end]
     batch_of = [batches[line["folder"]] for line in found.lines]
+    model_of = [line["model"] for line in found.lines]
     of_batches = figures.groups((batch_of[place], end) for place, end, _, _ in ends)
-    of_models = figures.groups((found.lines[place]["model"], end) for place, end, _, _ in ends)
+    of_models = figures.groups((model_of[place], end) for place, end, _, _ in ends)
     of_tags = figures.groups((tag, end) for _, end, tags, _ in ends for tag in tags)
     several = len(of_batches) > 1
     columns = batches if several else [group.name for group in of_models]
+    column_of = batch_of if several else model_of
     rows: dict[Any, dict[str, list[int]]] = {}
     for place, end, _, prompt in ends:
         row = rows.setdefault(end.task if several else prompt, {})
-        row.setdefault(batch_of[place] if several else found.lines[place]["model"], []).append(
-            place
-        )
+        row.setdefault(column_of[place], []).append(place)
     both = [row for row in rows.values() if len(row) > 1]
 
     def weight(row: Mapping[str, Sequence[int]]) -> int:
-        well = {
-            found.lines[p]["status"] == TaskStatus.COMPLETED for cell in row.values() for p in cell
-        }
+        places = [place for cell in row.values() for place in cell]
+        well = {found.lines[place]["status"] == TaskStatus.COMPLETED for place in places}
         return 0 if len(well) > 1 else 1 if False in well else 2
 
     both.sort(key=weight)

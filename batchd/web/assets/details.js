@@ -7,6 +7,8 @@ const Details = (() => {
   async function inflated(t) {
     const [start, length] = t.block;
     if (!length) return null;
+    // Blocks are the most of a page, and come last: what is above them is shown before.
+    if (document.readyState === "loading") await new Promise(done => { document.addEventListener("DOMContentLoaded", done, { once: true }); });
     const packed = atob(document.getElementById("blocks").textContent.slice(start, start + length));
     const stream = new Blob([Uint8Array.from(packed, c => c.charCodeAt(0))]).stream().pipeThrough(new DecompressionStream("deflate"));
     return new Response(stream).json();
