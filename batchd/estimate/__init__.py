@@ -174,8 +174,8 @@ class TaskGroup:
             for s in setups
             if s.price and s.context_window
         ]
-        dearest = calls * max(dear) if calls and len(dear) == len(setups) else None
-        return Bounds(calls, _least(tokens), _least([limits.max_cost_usd or None, dearest]))
+        cost = calls * max(dear) if calls and len(dear) == len(setups) else None
+        return Bounds(calls, _least(tokens), _least([limits.max_cost_usd or None, cost]))
 
     def cost(self, past: PastTask) -> float | None:
         """Return what a task on record would cost at these prices; None: one is missing.
