@@ -89,7 +89,7 @@ def whole(
         "title": names[0] if len(names) == 1 else f"{len(names):,} batches",
         "made_at": now,
         "folders": [_folder(row, beside) for row in batches],
-        "counts": {s: sum(line["status"] is s for line in found.lines) for s in TaskStatus},
+        "counts": {s: sum(line["status"] == s for line in found.lines) for s in TaskStatus},
         # From the first drop to the last end.
         "wall_s": max(ends) - min(row.batch.received_at for row in batches),
         # At work, over all tasks.
