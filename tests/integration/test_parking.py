@@ -126,7 +126,7 @@ def test_a_bad_key_parks_everything_until_it_is_fixed(
                 assert tasks["queued"] + tasks["parked"] + tasks["running"] == 150
                 (line,) = _log(capsys, "provider_parked")
                 assert "batchd resume --provider standin" in line
-                assert "in a variable, start batchd again with it instead" in line
+                assert "in a variable, start batchd again with it" in line
                 assert "no task waits for it" not in _status(tmp_path)
 
                 before = server.totals.requests
