@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from batchd.api import (
         Batch as Batch,
         BatchdError as BatchdError,
+        NoDaemonError as NoDaemonError,
+        TaskFileError as TaskFileError,
         batch as batch,
         submit as submit,
     )
@@ -20,7 +22,7 @@ __version__ = "0.2.0"
 
 def __getattr__(name: str) -> Any:
     """Return what ``api`` gives: loaded when it is first asked for, for it takes time."""
-    if name not in {"submit", "batch", "Batch", "BatchdError"}:
+    if name not in {"submit", "batch", "Batch", "BatchdError", "NoDaemonError", "TaskFileError"}:
         raise AttributeError(f"module 'batchd' has no attribute {name!r}")
     from batchd import api
 

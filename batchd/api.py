@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from batchd import control, decoders, silent_paths
-from batchd.cli import orders, submit as dropping
+from batchd.cli import submit as dropping
 from batchd.cli.display.progress import ProgressSource, ProgressWatch
 from batchd.cli.runs import given_files, prompts
 from batchd.config import Config, load
 from batchd.errors import (
     BatchdError as BatchdError,
-    NoDaemonError,
+    NoDaemonError as NoDaemonError,
     NotPossibleError,
-    TaskFileError,
+    TaskFileError as TaskFileError,
     UnknownNameError,
     UsageError,
 )
@@ -48,6 +48,7 @@ def submit(
     ``each``, as to `batchd submit`. Raises ``BatchdError``; then nothing is dropped.
     """
     settings = _settings(config, spool)
+    options = {name: value for name, value in options.items() if value is not None}
     if (file is None) == (prompt is None):
         raise UsageError("give a file or a prompt: one of the two")
     if unknown := options.keys() - set(prompts.OPTIONS if file is None else ()):
@@ -157,11 +158,13 @@ class Batch:
         return self.results
 
     def cancel(self, message: str = "") -> None:
-        """End the batch; each task keeps a result that says so. Raises ``BatchdError``."""
+        """End the batch; each task keeps a result that says so. Raises ``BatchdError``, without a
+        daemon ``NoDaemonError``.
+        """
         if not (name := self.name):
             raise NotPossibleError("the file is not taken up yet: cancel it once it has a name")
-        file = Path(self._settings.file) if self._settings.file else None
-        orders.ask(file, control.Cancel(target=(name,), message=message))
+        state = Path(self._settings.paths.state)
+        control.give(state, control.Cancel(target=(name,), message=message))
 
     def _row(self) -> BatchRow | None:
         """Return the batch as it stands; None as long as it is not taken up."""

@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     """Apply patches: together, or as commits in order up to the first that does not go in."""
     if args.new and args.branch is None:
         raise UsageError("--new is for a branch: give --branch NAME, too")
+    if args.sha256 and len(args.target) > 1:
+        raise UsageError("--sha256 is the hash of one patch: name one task")
     settings = formatting.settings(args.config)
     with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
         wanted = []
@@ -108,8 +110,13 @@ def _together(orders: list[_Order]) -> list[_Order]:
     """
     found: dict[Path, _Order] = {}
     for order in orders:
-        if order.branch is not None:
-            return orders
+        if order.branch is not None:  # the first makes it, the others go on there
+            begun = {each.into: each for each in reversed(orders)}.values()
+            return [
+                each if each in begun else replace(each, branch=replace(each.branch, new=False))
+                for each in orders
+                if each.branch
+            ]
         known = found.get(order.into)
         if known is not None:
             order = replace(
@@ -168,6 +175,10 @@ def _into(made: diff.TaskPatch, given: Path | None) -> Path:
 def _branch(made: diff.TaskPatch, name: str | None, *, new: bool) -> applying.Branch | None:
     if name is None:
         return None
+    if made.result.workspace and made.result.workspace.kind == "copy":
+        raise NotPossibleError(
+            f"{made.ref} worked on a copy, which begins at no commit: apply it without --branch"
+        )
     first = next(iter(made.result.first_prompt.strip().splitlines()), "")
     title = first if len(first) <= _MESSAGE else f"{first[: _MESSAGE - 1]}…"
     return applying.Branch(

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(order, Prune) and not args.yes:
         return _show_prunable(order, formatting.state_directory(args.config), as_json=args.json)
     if isinstance(order, Retry) and not (
-        order.failed or args.yes or args.json or _wanted(args.config, order)
+        order.failed or args.yes or _wanted(args.config, order, ask=not args.json)
     ):
         formatting.complain(
             "nothing runs again; --failed runs only what did not complete, --yes all of it"
@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _wanted(file: Path | None, order: Retry) -> bool:
-    """Return whether what has completed is to run, and be paid, again: on a terminal that is
+def _wanted(file: Path | None, order: Retry, *, ask: bool) -> bool:
+    """Return whether what has completed is to run, and be paid, again: on a terminal that may be
     asked; a script that did not say so is refused.
     """
     from batchd.store.queries import StoreReader
@@ -97,7 +97,7 @@ def _wanted(file: Path | None, order: Retry) -> bool:
             asked, paid = order.question(TargetCounts(*map(sum, zip(*counts, strict=True))))
     except BatchdError:
         return True  # the order itself says what is wrong
-    if paid and not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if paid and not (ask and sys.stdin.isatty() and sys.stdout.isatty()):
         formatting.complain(paid)
         return False
     try:

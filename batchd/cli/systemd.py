@@ -152,14 +152,16 @@ def _remove(args: argparse.Namespace) -> int:
     ours = [path for path in names if _is_ours(path)]
     if not ours:
         raise NotPossibleError(f"{unit} is not there, or was not written by `batchd init`")
-    stopping = [unit.name, *(path.name for path in ours if path.suffix == ".timer")]
-    stop = (*systemctl, "disable", "--now", *dict.fromkeys(stopping))
+    # What drops a file when its timer says so has nothing to stop.
+    stopping = [path.name for path in ours if path == unit or path.suffix == ".timer"]
+    stop = (*systemctl, "disable", "--now", *stopping)
     again = (*systemctl, "daemon-reload")
     removed = [f"remove {path}" for path in ours]
-    _show("This takes it back:", [f"run {shlex.join(stop)}", *removed])
+    orders = [stop] if stopping else []
+    _show("This takes it back:", [*(f"run {shlex.join(order)}" for order in orders), *removed])
     if not _agreed(args):
         return 0
-    stopped = _ordered([stop])
+    stopped = _ordered(orders)
     for path in ours:
         path.unlink()
     done = stopped and _ordered([again])

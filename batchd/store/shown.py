@@ -52,7 +52,8 @@ class BatchJson(TallyJson, frozen=True, kw_only=True):
     #: Its folder in the outbox, and what its file is called there.
     folder: str = ""
     request: str
-    status: BatchStatus = "queued"
+    #: null: the daemon is of a version that does not say.
+    status: BatchStatus | None = None
     received_at: float
     #: When its last task ended, and when its summary was written.
     finished_at: float | None = None

@@ -280,6 +280,8 @@ class Ordering:
             if os.geteuid() == 0:  # the daemon's user must be able to read it, too
                 owner = self._state.stat()
                 os.chown(lies.path, owner.st_uid, owner.st_gid)
+        except FileExistsError:  # the same yes, while the first is on its way
+            return control.ask(self._state, order, timeout_s=control.PATIENCE_S, via=via)
         except OSError as error:
             raise NotPossibleError(f"{error.filename or self._state}: {error.strerror}") from None
         try:

@@ -197,7 +197,7 @@ def test_the_timeline_opens_what_is_clicked_on(night: Night) -> None:
         lane = await page.evaluate(f"Number({_DIALOG}.querySelector('h2').textContent)")
         assert 1 <= lane <= night.slots
         label = await page.evaluate("document.querySelector('canvas').getAttribute('aria-label')")
-        assert "parked at once" in label
+        assert "waiting at once" in label
 
     browse(night, read)
 

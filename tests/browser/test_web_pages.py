@@ -223,6 +223,6 @@ def test_the_chart_says_what_the_table_says(served: Served) -> None:
         found = await page.evaluate(titles)
         assert sum(": $0, 0 calls" in title for title in found) < len(found)
         heads = "[...document.querySelectorAll('.spent thead th')].map(e => e.textContent)"
-        assert await page.evaluate(heads) == ["Day", "Calls", "Tokens", "Cost", "Uncertain"]
+        assert await page.evaluate(heads) == ["Day", "Calls", "Tokens", "Cost", "Unsettled"]
 
     read(served, "/cost?days=0", look)

@@ -27,9 +27,9 @@ MARKS = {"completed": "✓", "timeout": "◷", "error": "✗", "cancelled": "○
 _COLOURS = {
     "completed": "32",
     "running": "36",
-    "parked": "33",
-    "timeout": "33",
-    # … and its words, of views/ends.py, which takes time to load.
+    **dict.fromkeys(("parked", "timeout"), "33"),
+    # … and their words, of views/view.py, which takes time to load.
+    **dict.fromkeys(("waiting", "not accepted or over a limit"), "33"),
     **dict.fromkeys(("not accepted", "out of calls", "out of tokens"), "33"),
     **dict.fromkeys(("out of money", "out of time"), "33"),
     "cancelled": "33",

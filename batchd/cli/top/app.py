@@ -41,7 +41,7 @@ from batchd.control import Cancel, Nice, Order, Pause, Resume, Retry
 from batchd.errors import BatchdError, UsageError
 from batchd.log import escape
 from batchd.observe.status import Status
-from batchd.records import Ref, Scope, TargetCounts
+from batchd.records import Cause, Ref, Scope, TargetCounts
 from batchd.spool.ulid import ulid
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import passages, view
@@ -271,8 +271,11 @@ class View(Screen[None]):
         """Let go on what is paused, and pause what is not; either can be taken back."""
         snapshot = self.top.sight.snapshot
         parked = snapshot.parked if snapshot else ()
-        held = any((p.scope, p.name) == (scope, name) for p in parked)
-        self.top.give((Resume if held else Pause)(scope=scope, name=name))
+        causes = {p.cause for p in parked if (p.scope, p.name) == (scope, name)}
+        if Cause.UNCERTAIN in causes:  # it may have run since, and would be paid twice
+            resume = f"batchd resume {name}" if name else "batchd resume"
+            return self.top.say(f"{name} may have run elsewhere since: if not, {resume}")
+        self.top.give((Resume if causes else Pause)(scope=scope, name=name))
 
 
 @dataclass(slots=True)

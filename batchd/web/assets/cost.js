@@ -32,7 +32,7 @@ const CostPage = (() => {
       const open = lines.some(Words.uncertain);
       const rows = lines.map(l => ({ name: l.name, bar: [["accent", priced ? l.usd : l.tokens]], cells: [Words.compact(l.calls), `${l.estimated_calls ? "≈ " : ""}${Words.compact(l.tokens)}`, Money.spent(l), ...(open ? [Words.uncertain(l)] : [])],
         head: by === "batch" && l.name ? el("span", {}, el("a", { href: `/batches/${encodeURIComponent(l.name)}`, text: l.name }), l.prompt ? el("span", { class: "prompt soft", text: l.prompt }) : null) : null }));
-      return el("div", {}, Bars.table(`Cost by ${by}`, [SPLITS[by], "Calls", "Tokens", "Cost", ...(open ? ["Uncertain"] : [])], rows), more ? el("p", { class: "soft more", text: `and ${Words.count(more)} more` }) : null,
+      return el("div", {}, Bars.table(`Cost by ${by}`, [SPLITS[by], "Calls", "Tokens", "Cost", ...(open ? ["Unsettled"] : [])], rows), more ? el("p", { class: "soft more", text: `and ${Words.count(more)} more` }) : null,
         twice ? el("p", { class: "soft more", text: "A task with several tags counts under each: the total is not their sum." }) : null);
     }
     show();

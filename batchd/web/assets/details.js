@@ -26,7 +26,7 @@ const Details = (() => {
       fact("At work", Words.duration(t.run_s)),
       fact("Model and tools", timing.model_s === undefined ? "" : `${Words.duration(timing.model_s)}, ${Words.duration(timing.tool_s)}`),
       fact("Waited for a turn", timing.waited_s >= 0.05 ? Words.duration(timing.waited_s) : ""),
-      fact("Parked", t.parked_s ? Words.duration(t.parked_s) : ""),
+      fact("Waited", t.parked_s ? Words.duration(t.parked_s) : ""),
       fact("Rounds", Words.count(t.rounds)),
       fact("Model calls", Words.count(t.calls)),
       fact("Tokens", `${tokens}${t.estimated ? " (estimated)" : ""}`),

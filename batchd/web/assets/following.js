@@ -1,7 +1,7 @@
 // One batch as a server knows it: what changes from moment to moment, and about it what a report has.
 const BatchPage = (() => {
   const { el } = Dom;
-  const STATES = { rejected: "was refused", failed: "has ended", cancelled: "was cancelled", completed: "is complete", running: "is being worked on", parked: "is parked", queued: "is queued" };
+  const STATES = { rejected: "was refused", failed: "has ended", cancelled: "was cancelled", completed: "is complete", running: "is being worked on", parked: "is waiting", queued: "is queued" };
   // What takes the server long is asked for rarely: while tasks run, and once more when all have ended.
   const REST_MS = 20000, REST_FACTOR = 30;
 
@@ -14,7 +14,7 @@ const BatchPage = (() => {
     tasks.hidden = true; // until it is known that there are some
     content.replaceChildren(top, orders, counts, figures, find, whole, tasks);
     Keep.listed(batch, location.search);
-    let timeline = null, asked = false, due = 0, last = "";
+    let timeline = null, asked = false, busy = false, due = 0, last = "";
     const ways = {
       link, open, name: t => t.id, shows: t => !state.status.size || state.status.has(t.status),
       mark: t => el("a", { class: "mark-link", href: address(t), "aria-label": `${t.id}: ${Words.outcome(t.status, t.reason, t.rounds)}`, title: Words.outcome(t.status, t.reason, t.rounds) }, Dom.status(t.status, " ")),
@@ -34,23 +34,24 @@ const BatchPage = (() => {
       table.fill({ ...data, all: b.tasks });
       document.title = `${b.tasks ? `${ended}/${b.tasks} ` : ""}${b.name} · batchd`;
       const mark = JSON.stringify([b.calls, ended, b.finished_at]);
-      if (b.tasks && mark !== last && (done || Date.now() >= due)) { last = mark; all(); }
+      if (b.tasks && mark !== last && !busy && (done || Date.now() >= due)) all(mark);
     } }, Frame);
 
     // What a report has: not while somebody uses what is there.
-    async function all() {
+    async function all(mark) {
       const begun = Date.now();
-      asked = true;
-      due = Infinity;
+      asked = busy = true;
       try {
         const given = await Live.get(`/api/report/${encodeURIComponent(batch)}`);
         if (!whole.contains(document.activeElement) && !whole.querySelector("canvas[data-zoomed]")) {
           const made = Batch.parts(given, Batch.tasksOf(given), ways);
           timeline = made.timeline;
           whole.replaceChildren(...made.nodes);
-        }
+          last = mark;
+        } else setTimeout(() => all(mark), REST_MS); // somebody uses what is there
       } catch (error) { Frame.failed(error); }
       due = Date.now() + Math.max(REST_MS, REST_FACTOR * (Date.now() - begun));
+      busy = false;
     }
     function asking() {
       const query = Batch.query(state);

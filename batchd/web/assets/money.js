@@ -21,7 +21,7 @@ const Money = (() => {
       name: s.name, bar: [["accent", priced ? s.usd : s.tokens]],
       cells: [Words.compact(s.calls), `${s.estimated_calls ? "≈ " : ""}${Words.compact(s.tokens)}`, spent(s), ...(open ? [Words.uncertain(s)] : [])],
     }));
-    return el("div", {}, el("h3", { text: title }), bars(title, [what, "Calls", "Tokens", "Cost", ...(open ? ["Uncertain"] : [])], rows));
+    return el("div", {}, el("h3", { text: title }), bars(title, [what, "Calls", "Tokens", "Cost", ...(open ? ["Unsettled"] : [])], rows));
   }
   // What each machine did, by the tasks whose last attempt it had: the slowest for a task first; nothing where all ran on the daemon's.
   function nodes(tasks) {

@@ -31,8 +31,8 @@ const Overview = (() => {
   function facts(data) {
     const { daemon, speed } = data, day = daemon && daemon.day, found = [];
     if (daemon) found.push({ label: "At work", value: Words.count(data.running), sub: daemon.slots ? `of ${Words.counted(daemon.slots, "slot")}` : "", bar: ["running", daemon.slots && data.running / daemon.slots] });
-    found.push({ label: "Queued", value: Words.compact(data.queued), sub: data.waiting ? `and ${Words.count(data.waiting)} parked` : "" });
-    if (data.held) found.push({ label: "Held", value: Words.compact(data.held), sub: data.held === 1 ? "waits for something else" : "wait for something else" });
+    found.push({ label: "Queued", value: Words.compact(data.queued), sub: data.waiting ? `and ${Words.count(data.waiting)} waiting` : "" });
+    if (data.held) found.push({ label: "Waiting", value: Words.compact(data.held), sub: "not for a slot" });
     if (speed && data.left && (daemon || data.silent)) found.push({ label: "Speed", value: `${Words.compact(speed.tasks < 100 ? speed.tasks : Math.round(speed.tasks))} / min`, sub: `${Words.compact(speed.tokens)} tokens, ${Words.money(speed.usd)}` });
     if (day) {
       const reserved = Math.round(day.reserved_usd * 1e8) / 1e8; // what sums of it leave is none
@@ -61,16 +61,16 @@ const Overview = (() => {
     };
     return { root, fill, all: false };
   }
-  const BATCH = [["id", "Batch"], ["done", "Done", true], ["failed", "Failed", true], ["tokens", "Tokens", true], ["usd", "Cost", true], ["uncertain", "Uncertain", true], ["received", "Received", true]];
+  const BATCH = [["id", "Batch"], ["done", "Done", true], ["failed", "Failed", true], ["tokens", "Tokens", true], ["usd", "Cost", true], ["uncertain", "Unsettled", true], ["received", "Received", true]];
   const AGENT = [["id", "Task"], ["step", "Doing"], ["since", "For", true], ["rounds", "Round", true], ["calls", "Calls", true]];
 
   function line(b) {
-    const failed = b.timeout + b.error + b.cancelled, done = b.completed + failed, word = ["rejected", "cancelled"].includes(b.status) && b.status;
+    const failed = b.timeout + b.error, done = b.completed + failed + b.cancelled, word = ["rejected", "cancelled"].includes(b.status) && b.status;
     const cell = (column, label, text, tone) => el("td", { class: "num", "data-column": column, "data-label": text !== word && text && label, "data-tone": tone, text });
     const first = b.prompt && el("span", { class: "prompt", text: b.tasks > 1 ? `${b.prompt.replace(/ …$/, "")} … and ${Words.count(b.tasks - 1)} more` : b.prompt });
     return row(`/batches/${encodeURIComponent(b.name)}`, el("th", { scope: "row", "data-column": "id" }, el("a", { href: `/batches/${encodeURIComponent(b.name)}`, text: b.name }), first || null, bar(b)), [
       cell("done", "Done", b.tasks ? `${Words.count(done)} / ${Words.count(b.tasks)}` : ""), cell("failed", "Failed", word || (failed ? Words.count(failed) : ""), b.status !== "cancelled" && (failed || word) ? "error" : null),
-      cell("tokens", "Tokens", b.tokens ? Words.compact(b.tokens) : ""), cell("usd", "Cost", !b.calls && !b.unsettled_calls ? "" : Words.atLeast(b.usd, b.known_usd)), cell("uncertain", "Uncertain", Words.uncertain(b)), cell("received", "Received", Words.lately(b.received_at))]);
+      cell("tokens", "Tokens", b.tokens ? Words.compact(b.tokens) : ""), cell("usd", "Cost", !b.calls && !b.unsettled_calls ? "" : Words.atLeast(b.usd, b.known_usd)), cell("uncertain", "Unsettled", Words.uncertain(b)), cell("received", "Received", Words.lately(b.received_at))]);
   }
   function bar(b) {
     const label = SHARES.filter(s => b[s]).map(s => `${Words.count(b[s])} ${Words.NAMES[s]}`).join(", ");
@@ -97,7 +97,7 @@ const Overview = (() => {
     const now = [p.waiting ? `${Words.counted(p.waiting, "call")} wait${p.waiting === 1 ? "s" : ""}` : "", p.paused_s >= 0.5 ? `asked to wait ${Words.duration(Math.round(p.paused_s))}` : ""].filter(Boolean).join(", ");
     return el("div", { class: "card", "data-tone": p.parked.length ? "parked" : null },
       el("h3", { text: p.name }),
-      p.parked.length ? el("p", {}, Dom.status("parked", "parked"), el("span", { class: "soft" }, " for ", Keep.since(p.parked[0].since))) : el("p", {}, el("b", { text: Words.count(p.under_way) }), el("span", { class: "soft", text: ` of ${Words.counted(p.concurrent, "call")} under way` })),
+      p.parked.length ? el("p", {}, Dom.status("parked", "waiting"), el("span", { class: "soft" }, " for ", Keep.since(p.parked[0].since))) : el("p", {}, el("b", { text: Words.count(p.under_way) }), el("span", { class: "soft", text: ` of ${Words.counted(p.concurrent, "call")} under way` })),
       el("span", { class: "bar", "aria-hidden": "true" }, p.under_way ? Dom.fill("running", p.under_way / p.concurrent) : null),
       now ? el("p", { class: "soft", text: now }) : null, limits ? el("p", { class: "soft small", text: `${limits} a minute` }) : null);
   }

@@ -86,7 +86,7 @@ const TaskPage = (() => {
     if (t.calls) {
       found.push({ label: "Cost", value: Words.money(t.usd), sub: "" });
       const open = Words.uncertain(t);
-      if (open) found.push({ label: "Uncertain", value: open.replace(/^\+ /, ""), sub: "beside that" });
+      if (open) found.push({ label: "Unsettled", value: open.replace(/^\+ /, ""), sub: "beside that" });
       found.push({ label: "Tokens", value: `${t.estimated ? "≈ " : ""}${Words.compact(t.tokens)}`, sub: `${Words.compact(t.input)} in${t.cached ? `, ${Words.compact(t.cached)} cached` : ""}; ${Words.compact(t.output)} out` });
       found.push({ label: "Model calls", value: Words.count(t.calls), sub: `in ${Words.counted(t.rounds, "round")}` });
     }

@@ -17,7 +17,7 @@ const Tasks = (() => {
     { name: "run_s", head: "At work", only: "report", show: t => Words.duration(t.run_s) },
     { name: "tokens", head: "Tokens", show: t => (t.tokens ? `${t.estimated ? "≈ " : ""}${Words.count(t.tokens)}` : "") },
     { name: "usd", head: "Cost", show: t => (t.calls ? Words.money(t.usd) : "") },
-    { name: "uncertain", head: "Uncertain", only: "uncertain", value: t => t.unsettled_usd, show: t => Words.uncertain(t) },
+    { name: "uncertain", head: "Unsettled", only: "uncertain", value: t => t.unsettled_usd, show: t => Words.uncertain(t) },
   ];
   for (const c of COLUMNS) c.value ||= t => t[c.name];
 

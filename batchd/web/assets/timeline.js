@@ -29,7 +29,7 @@ const Timeline = (() => {
       el("p", { id: "timeline-keys", class: "unseen", text: "Arrow keys go from task to task, Enter opens one, plus and minus zoom, 0 shows all. The table of tasks below has the same." }));
 
     function label() {
-      const most = waits.length ? `; at most ${Words.counted(Math.max(...waits.map(s => s[1])), "task")} parked at once` : "";
+      const most = waits.length ? `; at most ${Words.counted(Math.max(...waits.map(s => s[1])), "task")} waiting at once` : "";
       return `Timeline: ${Words.counted(tasks.length, "task")} in ${Words.counted(lanes, "lane")}, ${Words.clock(first)} to ${Words.clock(last)}${most}`;
     }
     // How many tasks were parked, from moment to moment.
@@ -107,7 +107,7 @@ const Timeline = (() => {
       g.lineTo(x(waits.at(-1)[0]), base); g.closePath();
       g.globalAlpha = 0.55; g.fillStyle = inks.parked; g.fill(); g.globalAlpha = 1;
       g.textBaseline = "top"; g.textAlign = "left"; g.fillStyle = inks.soft;
-      g.fillText(`parked: up to ${Words.counted(most, "task")}`, 0, bottom + GAP - 4);
+      g.fillText(`waiting: up to ${Words.counted(most, "task")}`, 0, bottom + GAP - 4);
     }
 
     function show([from, to]) {
