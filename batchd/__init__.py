@@ -20,9 +20,16 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 
+_API = ("Batch", "BatchdError", "NoDaemonError", "TaskFileError", "batch", "submit")
+
+
+def __dir__() -> list[str]:
+    return [*_API, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
     """Return what ``api`` gives: loaded when it is first asked for, for it takes time."""
-    if name not in {"submit", "batch", "Batch", "BatchdError", "NoDaemonError", "TaskFileError"}:
+    if name not in _API:
         raise AttributeError(f"module 'batchd' has no attribute {name!r}")
     from batchd import api
 

@@ -7,6 +7,7 @@ whichever user, and raises the errors that they print.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,10 @@ def submit(
     ``each``, as to `batchd submit`. Raises ``BatchdError``; then nothing is dropped.
     """
     settings = _settings(config, spool)
-    options = {name: value for name, value in options.items() if value is not None}
+    options = {key: value for key, value in options.items() if value is not None}
+    for key, value in {"prompt": prompt, "name": name, **options}.items():
+        if not isinstance(value, float | int if key == "budget" else str | os.PathLike | None):
+            raise UsageError(f"{key}={value!r} is no {'number' if key == 'budget' else 'text'}")
     if (file is None) == (prompt is None):
         raise UsageError("give a file or a prompt: one of the two")
     if unknown := options.keys() - set(prompts.OPTIONS if file is None else ()):
@@ -72,6 +76,8 @@ def submit(
 
 def batch(name: str, *, config: str | Path | None = None, spool: str | Path | None = None) -> Batch:
     """Return a batch that was dropped before. Raises ``BatchdError``, where there is none."""
+    if not isinstance(name, str):
+        raise UsageError(f"a batch's name is text, not {name!r}")
     found = Batch(_settings(config, spool), lambda books: [books.batch(name)])
     if not found.name:
         raise UnknownNameError(f"there is no batch {escape(name)}: nothing has run here yet")

@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--branch, each patch becomes a commit. Hooks and filters do not run."
     )
     parser.add_argument(
-        "target", nargs="+", metavar="BATCH/TASK", help="in the order to apply them"
+        "target", nargs="+", metavar="BATCH[/TASK]", help="in the order to apply them"
     )
     parser.add_argument(
         "--branch", metavar="NAME", help="commit on this branch; the working tree stays as it is"
@@ -60,21 +60,18 @@ def run(args: argparse.Namespace) -> int:
     """Apply patches: together, or as commits in order up to the first that does not go in."""
     if args.new and args.branch is None:
         raise UsageError("--new is for a branch: give --branch NAME, too")
-    if args.sha256 and len(args.target) > 1:
-        raise UsageError("--sha256 is the hash of one patch: name one task")
     settings = formatting.settings(args.config)
     with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
         wanted = []
         for target in dict.fromkeys(args.target):
             batch, task = words.split_target(target)
-            if not task:
-                raise UsageError(
-                    f"{escape(target)} is a batch: name its tasks, as {escape(batch)}/001"
-                )
-            found = next(diff.patches(reader, batch, task), None)
-            if found is None:
-                raise NotPossibleError(f"{target} has no result in the outbox")
-            wanted.append(found)
+            found = [p for p in diff.patches(reader, batch, task) if task or p.result.patch]
+            if not found:
+                lacks = "no result in the outbox" if task else "no task that left a patch"
+                raise NotPossibleError(f"{escape(target)} has {lacks}")
+            wanted += found
+    if args.sha256 and len(wanted) > 1:
+        raise UsageError("--sha256 is the hash of one patch: name one task")
     orders = _together([_order(made, args) for made in wanted])
     for order in orders:
         names = ", ".join(map(str, order.refs))

@@ -58,10 +58,10 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(order, Prune) and not args.yes:
         return _show_prunable(order, formatting.state_directory(args.config), as_json=args.json)
     if isinstance(order, Retry) and not (
-        order.failed or args.yes or _wanted(args.config, order, ask=not args.json)
+        args.yes or _wanted(args.config, order, ask=not args.json)
     ):
         formatting.complain(
-            "nothing runs again; --failed runs only what did not complete, --yes all of it"
+            "nothing runs again; --yes runs all of it, --failed only what did not complete"
         )
         return 2
     answer = ask(args.config, order)
@@ -85,6 +85,7 @@ def _wanted(file: Path | None, order: Retry, *, ask: bool) -> bool:
     """Return whether what has completed is to run, and be paid, again: on a terminal that may be
     asked; a script that did not say so is refused.
     """
+    from batchd.store import lookups
     from batchd.store.queries import StoreReader
 
     try:
@@ -95,6 +96,10 @@ def _wanted(file: Path | None, order: Retry, *, ask: bool) -> bool:
                 for batch, task in targets
             ]
             asked, paid = order.question(TargetCounts(*map(sum, zip(*counts, strict=True))))
+            batches = dict.fromkeys(words.split_target(each)[0] for each in order.target)
+            again = [name for batch in batches for name in reader.read(lookups.retries, batch)]
+            if again and order.failed:
+                paid = f"{words.listed(again)} ran it again before; what that completed costs money again."
     except BatchdError:
         return True  # the order itself says what is wrong
     if paid and not (ask and sys.stdin.isatty() and sys.stdout.isatty()):

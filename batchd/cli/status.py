@@ -266,6 +266,8 @@ def _batch(
     waiting = _waiting(reader, tasks, parked, runs=status.runs)
     found = status_text.cautions(reader, name)
     steps = [*summary_text.next_steps(name, [(t.ref.task, t.status) for t in tasks])]
+    if again := reader.read(lookups.retries, name):
+        steps = [f"Run again as {words.listed(again)}."]
     if failed:
         tasks = [task for task in tasks if _rank(task) == 0]
     if as_json:

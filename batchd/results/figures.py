@@ -216,7 +216,7 @@ def groups(ended: Iterable[tuple[str, SummaryTaskV1]]) -> tuple[GroupV1, ...]:
 
 
 def _group(name: str, tasks: list[SummaryTaskV1]) -> GroupV1:
-    accepted = sum(task.status is TaskStatus.COMPLETED for task in tasks)
+    accepted = sum(task.status == TaskStatus.COMPLETED for task in tasks)
     rounds = [task.iterations for task in tasks if task.iterations]
     at_work = [task.run_s for task in tasks if task.run_s]
     known = [task.cost for task in tasks if task.cost is not None]

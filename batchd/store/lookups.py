@@ -138,6 +138,12 @@ def find_task(db: sqlite3.Connection, ref: Ref) -> Task:
     return unpack_task(*row)
 
 
+def retries(db: sqlite3.Connection, batch: str) -> list[str]:
+    """Return the batches that run tasks of a batch again, the oldest first."""
+    rows = db.execute("SELECT name FROM batches WHERE retry_of = ? ORDER BY id", (batch,))
+    return [name for (name,) in rows]
+
+
 def pruned(db: sqlite3.Connection, ref: Ref) -> bool:
     """Return whether a task's text and journal were dropped."""
     found = db.execute("SELECT 1 FROM specs WHERE task = ?", (task_key(db, ref),))

@@ -54,7 +54,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "report": ("report",),
     "estimate": ("estimate", "task.json"),
     "cancel": ("cancel", "batch"),
-    "retry": ("retry", "batch"),
+    "retry": ("retry", "--yes", "batch"),
     "pause": ("pause", "--all"),
     "resume": ("resume",),
     "priority": ("priority", "batch", "5"),

@@ -81,10 +81,19 @@ def test_no_escape_reaches_a_terminal_or_a_log(camp: Camp) -> None:
                     ("logs",),
                 ),
                 *(("logs", "batch"), ("logs", "batch/001"), ("status", "wide"), ("cost",)),
-                *(("retry", evil), ("cancel", f"batch/{evil}"), ("prune",), ("check", "--offline")),
+                *(
+                    ("retry", "--yes", evil),
+                    ("cancel", f"batch/{evil}"),
+                    ("prune",),
+                    ("check", "--offline"),
+                ),
                 *(("report", "--csv", "batch"), ("cost", "--by", "tag", "--csv")),
                 *(("submit", camp.folder / "wide.json"), ("submit", evil), ("logs", evil)),
-                *(("retry", "batch/002"), ("pause", "--provider", evil), ("tune", f"{evil}=1")),
+                *(
+                    ("retry", "--yes", "batch/002"),
+                    ("pause", "--provider", evil),
+                    ("tune", f"{evil}=1"),
+                ),
             )
         }
         (camp.folder / "wide.json").write_bytes((camp.folder / "outbox/wide/request.json").read_bytes())  # fmt: skip

@@ -42,7 +42,7 @@ class Giver:
                 self._give("cancel", target)
             case "retry":
                 failed = ("--failed",) if rng.random() < 0.3 else ()
-                record.reruns.append((batch, self._give("retry", *failed, target)))
+                record.reruns.append((batch, self._give("retry", "--yes", *failed, target)))
             case "pause":
                 self._pause(batch, target)
             case "priority":

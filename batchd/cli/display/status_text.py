@@ -56,8 +56,11 @@ def tasks(
     def prompt(row: TaskRow) -> str:
         return formatting.one_line(prompts.get(row.ref.task, ""))
 
-    texts = Column("PROMPT", prompt, wide="line"), Column("WHY", waiting.in_short, wide="text")
-    return tables.lines(rows, (*_TASKS, *texts))
+    columns = [*_TASKS, Column("PROMPT", prompt, wide="line")]
+    columns.append(Column("WHY", waiting.in_short, wide="text"))
+    if len({row.model for row in rows}) > 1:
+        columns.insert(2, Column("MODEL", lambda t: t.model))
+    return tables.lines(rows, columns)
 
 
 _TASKS: tuple[Column[TaskRow], ...] = (
