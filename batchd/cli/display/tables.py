@@ -9,7 +9,7 @@ import csv
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Generic, Literal, TypeAlias, TypeVar
@@ -21,7 +21,7 @@ from batchd.log import escape, escape_text
 T = TypeVar("T")
 Form: TypeAlias = Literal["text", "json", "csv"]
 
-_GAP = "  "
+GAP = "  "
 #: A column of text that has less room than these stands below its row instead.
 _MIN_TEXT_COLUMNS = 24
 #: A name gets so many columns at the least.
@@ -45,9 +45,14 @@ class Column(Generic[T]):
     right: bool = False
     #: Where a terminal is too narrow, a ``name`` is wrapped. A ``text`` is wrapped by words, a
     #: ``line`` is cut, and both stand below their row where they would get too little room.
+    #: In `top`, where each row has one line, all are cut.
     wide: Literal["", "name", "text", "line"] = ""
     #: Whether it is left out where no row says anything; texts and lines are.
     optional: bool = False
+    #: So many columns `top` gives it always: the table stands still while figures grow, …
+    least: int = 0
+    #: … and where it has too little room, it leaves the highest ranks out first; 0: never.
+    rank: int = 0
 
     @property
     def long(self) -> bool:
@@ -94,16 +99,9 @@ def lines(
         for i in shown
         if columns[i].wide
     }
-    needed = sum(least.get(i, natural[i]) for i in shown) + len(_GAP) * (len(shown) - 1)
-    below = [i for i in shown if columns[i].long] if needed > width else []
+    below = [i for i in shown if columns[i].long] if _needed(natural, least) > width else []
     beside = [i for i in shown if i not in below]
-    # Those that may be narrower than they are long share what the others leave.
-    left = width - len(_GAP) * (len(beside) - 1) - sum(natural[i] for i in beside if i not in least)
-    sharing = sorted((i for i in beside if i in least), key=natural.__getitem__)
-    widths = dict(natural)
-    for place, i in enumerate(sharing):
-        widths[i] = max(least[i], min(natural[i], left // (len(sharing) - place)))
-        left -= widths[i]
+    widths = layout(columns, {i: natural[i] for i in beside}, least, width)
     for number, row in enumerate(cells):
         for line in zip_longest(*(columns[i].fitted(row[i], widths[i]) for i in beside)):
             parts = []
@@ -111,10 +109,34 @@ def lines(
                 gap = " " * (widths[i] - width_of(piece or ""))
                 text = coloured(piece or "", row[i]) if number or not heads else piece or ""
                 parts.append(gap + text if columns[i].right else text + gap)
-            yield _GAP.join(parts).rstrip()
+            yield GAP.join(parts).rstrip()
         for i in below if number or not heads else ():
-            for piece in columns[i].fitted(row[i], width - len(_GAP)):
-                yield from [_GAP + piece] if piece else []
+            for piece in columns[i].fitted(row[i], width - len(GAP)):
+                yield from [GAP + piece] if piece else []
+
+
+def layout(
+    columns: Sequence[Column[T]], natural: Mapping[int, int], least: Mapping[int, int], width: int
+) -> dict[int, int]:
+    """Return how wide columns are, each by its place; those of a rank may be left out.
+
+    ``natural``: how wide they would be; ``least``: of those that may be narrower, how narrow.
+    """
+    widths = dict(natural)
+    while _needed(widths, least) > width and (ranked := [i for i in widths if columns[i].rank]):
+        del widths[max(ranked, key=lambda i: columns[i].rank)]
+    # Those that may be narrower than they are long share what the others leave.
+    left = width - len(GAP) * (len(widths) - 1)
+    left -= sum(w for i, w in widths.items() if i not in least)
+    sharing = sorted((i for i in widths if i in least), key=natural.__getitem__)
+    for place, i in enumerate(sharing):
+        widths[i] = max(least[i], min(natural[i], left // (len(sharing) - place)))
+        left -= widths[i]
+    return widths
+
+
+def _needed(natural: Mapping[int, int], least: Mapping[int, int]) -> int:
+    return sum(least.get(i, w) for i, w in natural.items()) + len(GAP) * (len(natural) - 1)
 
 
 def _value(name: str, value: object) -> object:

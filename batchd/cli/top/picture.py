@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from rich.text import Text
 
+from batchd.cli.display import tables
+from batchd.cli.display.tables import Column
 from batchd.console import name_in
 from batchd.log import escape
 from batchd.observe import standstill
@@ -104,7 +106,7 @@ def _labelled(name: Text, parts: Iterable[Cell], room: int, width: int) -> Itera
             yield line
             line, gap = Text(" " * (room + 1)), 0
         line.append(" " * gap).append_text(cell)
-        gap = _GAP
+        gap = len(tables.GAP)
     yield line
 
 
@@ -211,32 +213,10 @@ def _provider(provider: Provider) -> Iterator[Cell]:
     yield Text(f"pauses {span(status.paused_s)}", "yellow") if status.paused_s else ""
 
 
-# Tables, laid out for the width that there is. Not rich's: they leave no column out.
+# Tables: a line a row, with colours
 
-_GAP = 2
 #: So much of a title is always shown.
 _LONGEST_TITLE = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Column(Generic[T]):
-    """A column of a table."""
-
-    head: str
-    cell: Callable[[T], Cell]
-    #: Columns that it always has: so that the table stands still
-    #: while figures grow, or that a name can be recognised.
-    least: int = 0
-    #: Where there is too little room, the highest ranks are left out first; 0: never.
-    rank: int = 0
-    #: Whether it is aligned to the right; or cut where the line would be too long: a name in its
-    #: middle, for names may begin alike.
-    how: Literal["left", "right", "text", "name"] = "left"
-
-    @property
-    def flexible(self) -> bool:
-        """Whether it may be cut."""
-        return self.how in {"text", "name"}
 
 
 def table(columns: Sequence[Column[T]], items: Sequence[T], width: int, title: str) -> list[Text]:
@@ -245,36 +225,29 @@ def table(columns: Sequence[Column[T]], items: Sequence[T], width: int, title: s
     """
     least = max(columns[0].least, min(len(title), _LONGEST_TITLE))
     columns = [replace(columns[0], head=title, least=least), *columns[1:]]
-    rows = [[_cell(column.head) for column in columns]]
-    rows += [[_cell(column.cell(item)) for column in columns] for item in items]
-    widths = [max(c.least, *(row[p].cell_len for row in rows)) for p, c in enumerate(columns)]
-    kept = list(range(len(columns)))
-
-    def needed() -> int:
-        least = (columns[p].least if columns[p].flexible else widths[p] for p in kept)
-        return sum(least) + _GAP * (len(kept) - 1)
-
-    while needed() > width and (ranked := [p for p in kept if columns[p].rank]):
-        kept.remove(max(ranked, key=lambda p: columns[p].rank))
-    # Flexible ones share what the others leave, the first ones first.
-    flexible = [p for p in kept if columns[p].flexible]
-    room = width - _GAP * (len(kept) - 1) - sum(widths[p] for p in kept if p not in flexible)
-    for sharing, p in zip(range(len(flexible), 0, -1), flexible, strict=True):
-        widths[p] = max(1, min(widths[p], max(columns[p].least, room // sharing)))
-        room -= widths[p]
-    gap = Text(" " * _GAP)
-    return [gap.join(_fitted(row[p], columns[p].how, widths[p]) for p in kept) for row in rows]
+    cells = [[_cell(column.of(item)) for column in columns] for item in items]
+    rows = [[_cell(column.head) for column in columns], *cells]
+    natural = {
+        place: max(column.least, *(row[place].cell_len for row in rows))
+        for place, column in enumerate(columns)
+        if not column.optional or any(row[place] for row in cells)
+    }
+    narrow = {place: column.least for place, column in enumerate(columns) if column.wide}
+    widths = tables.layout(columns, natural, narrow, width)
+    gap = Text(tables.GAP)
+    return [gap.join(_fitted(row[p], columns[p], w) for p, w in widths.items()) for row in rows]
 
 
-def _cell(cell: Cell) -> Text:
-    return cell if isinstance(cell, Text) else Text(escape(cell))
+def _cell(cell: object) -> Text:
+    return cell if isinstance(cell, Text) else Text(escape(str(cell)))
 
 
-def _fitted(cell: Text, how: str, width: int) -> Text:
-    cut = Text(name_in(cell.plain, width)) if how == "name" else cell.copy()
+def _fitted(cell: Text, column: Column[T], width: int) -> Text:
+    # Names may begin alike: they are cut in their middle.
+    cut = Text(name_in(cell.plain, width)) if column.wide == "name" else cell.copy()
     cut.truncate(width, overflow="ellipsis")
     gap = Text(" " * (width - cut.cell_len))
-    return gap + cut if how == "right" else cut + gap
+    return gap + cut if column.right else cut + gap
 
 
 def underlined(drawn: Sequence[Text], width: int, *, active: bool) -> list[Text]:
@@ -288,22 +261,19 @@ def underlined(drawn: Sequence[Text], width: int, *, active: bool) -> list[Text]
 def batches(rows: Sequence[BatchRow], width: int, title: str) -> list[Text]:
     """Return a table of batches, with the columns that say something."""
     columns: list[Column[BatchRow]] = [
-        Column("BATCH", lambda b: b.batch.name, 13, how="name"),
-        Column("STATUS", lambda b: _styled(b.status), 9),
+        Column("BATCH", lambda b: b.batch.name, wide="name", least=13),
+        Column("STATUS", lambda b: _styled(b.status), least=9),
         Column("DONE", _done),
-        Column("FAILED", lambda b: _some(b.timeout + b.error, "red"), how="right"),
-        Column("CANCELLED", lambda b: _some(b.cancelled, "yellow"), rank=4, how="right"),
-        Column("TOKENS", _tokens, 6, 3, "right"),
-        Column("COST", lambda b: at_least(b.tally.cost_usd, b.tally.known_usd), 7, 1, "right"),
-        Column("UNSETTLED", lambda b: uncertain(b.tally), 9, 2, "right"),
-        Column("BUDGET", _budget, rank=2),
+        Column("FAILED", lambda b: _some(b.failed, "red"), right=True),
+        Column(
+            "CANCELLED", lambda b: _some(b.cancelled, "yellow"), right=True, optional=True, rank=4
+        ),
+        Column("TOKENS", _tokens, right=True, least=6, rank=3),
+        Column("COST", _known, right=True, least=7, rank=1),
+        Column("UNSETTLED", _unsettled, right=True, optional=True, least=9, rank=2),
+        Column("BUDGET", _budget, optional=True, rank=2),
     ]
-    unused = {
-        "CANCELLED": not any(b.cancelled for b in rows),
-        "UNSETTLED": not any(b.tally.unsettled_calls for b in rows),
-        "BUDGET": not any(b.batch.budget_usd for b in rows),
-    }
-    return table([c for c in columns if not unused.get(c.head)], rows, width, title)
+    return table(columns, rows, width, title)
 
 
 def _styled(word: str) -> Text:
@@ -321,6 +291,14 @@ def _done(row: BatchRow) -> Cell:
 
 def _tokens(row: BatchRow | TaskRow) -> str:
     return compact(row.tally.total_tokens)
+
+
+def _known(row: BatchRow) -> str:
+    return at_least(row.tally.cost_usd, row.tally.known_usd)
+
+
+def _unsettled(row: BatchRow | TaskRow) -> str:
+    return uncertain(row.tally)
 
 
 def _budget(row: BatchRow) -> Cell:
@@ -429,28 +407,30 @@ def tasks(
     def command(row: TaskRow) -> str:
         return doing.commands.get(row.ref, "")
 
+    def prompt(row: TaskRow) -> str:
+        return doing.prompts.get(row.ref, "")
+
     def name(row: TaskRow) -> str:
         return row.ref.task if one else str(row.ref)
 
     columns: list[Column[TaskRow]] = [
-        Column("TASK", name, 14 if one else 26, how="name"),
-        Column("STEP", step, 12 if one else 15),
-        Column("ROUND", lambda row: str(row.round), rank=4, how="right"),
-        Column("TIME", time, 6, how="right"),
-        Column("TOKENS", _tokens, 7, 3 if one else 2, "right"),
-        Column("COST", lambda row: money(row.tally.cost_usd), 7, 1, "right"),
+        Column("TASK", name, wide="name", least=14 if one else 26),
+        Column("STEP", step, least=12 if one else 15),
+        Column("ROUND", lambda row: row.round, right=True, rank=4),
+        Column("TIME", time, right=True, least=6),
+        Column("TOKENS", _tokens, right=True, least=7, rank=3 if one else 2),
+        Column("COST", lambda row: money(row.tally.cost_usd), right=True, least=7, rank=1),
+        Column("UNSETTLED", _unsettled, right=True, optional=True, least=9, rank=2),
         # Where tasks have ended, why they did so says more than figures.
-        Column("DETAIL", lambda row: doing.step(row)[1], 12, 2 if one else 5, "text"),
-        Column("LAST COMMAND", command, 20, 6, "text"),
-        Column("PROMPT", lambda row: doing.prompts.get(row.ref, ""), 20, 7, "text"),
+        Column(
+            "DETAIL", lambda row: doing.step(row)[1], wide="text", least=12, rank=2 if one else 5
+        ),
+        Column("LAST COMMAND", command, wide="text", optional=True, least=20, rank=6),
+        Column("PROMPT", prompt, wide="text", least=20, rank=7),
     ]
-    if not any(map(command, rows)):
-        del columns[7]
-    if any(row.tally.unsettled_calls for row in rows):
-        columns.insert(6, Column("UNSETTLED", lambda row: uncertain(row.tally), 9, 2, "right"))
     for place, column in enumerate(columns):
         if by == column.head:
-            mark = f"▾{by}" if column.how == "right" else f"{by} ▾"
+            mark = f"▾{by}" if column.right else f"{by} ▾"
             columns[place] = replace(column, head=mark)
     return table(columns, rows, width, f"{title} ▾" if by == "TASK" else title)
 
