@@ -25,11 +25,10 @@ from batchd.errors import BatchdError, UnknownNameError, UsageError
 from batchd.formats import RunsCodeV1
 from batchd.log import escape
 from batchd.observe import standstill
-from batchd.observe.standstill import WaitReasons
-from batchd.observe.status import Status, Unseen, ask, standing
+from batchd.observe.status import Status, Unseen, ask, standing, wait_reasons
 from batchd.records import Parking, Ref, TaskStatus
 from batchd.spool import claims, outbox
-from batchd.store import lookups, queries
+from batchd.store import queries
 from batchd.store.queries import StoreReader
 from batchd.store.rows import TaskRow
 from batchd.store.shown import BatchJson, TaskJson
@@ -263,7 +262,7 @@ def _batch(
     row, tasks = reader.batch(name), reader.tasks(name)
     status = standing(daemon, reader, [row])
     parked = standstill.of_batch(status.parked, name, tasks)
-    waiting = _waiting(reader, tasks, parked, runs=status.runs)
+    waiting = wait_reasons(reader, tasks, daemon=status.runs)
     found = status_text.cautions(reader, name)
     steps = [*summary_text.next_steps(name, [(t.ref.task, t.status) for t in tasks])]
     if again := reader.read(lookups.retries, name):
@@ -308,22 +307,9 @@ def _rank(task: TaskRow) -> int:
     return 2 if task.status is TaskStatus.COMPLETED else 0
 
 
-def _waiting(
-    reader: StoreReader, tasks: Sequence[TaskRow], parked: Sequence[Parking], *, runs: bool
-) -> WaitReasons:
-    """Return what says why tasks of one batch wait;
-    ``tasks``: those, and all that they come after.
-    """
-    left = {task.ref for task in tasks if not task.status.final}
-    begun = reader.begun() if left else ()
-    batches = {ref.batch: reader.read(lookups.open_before, ref.batch) for ref in [*left][:1]}
-    return WaitReasons(parked, begun, left, earlier=batches, daemon=runs)
-
-
 def _task(reader: StoreReader, ref: Ref, daemon: DaemonStatus | Unseen, *, as_json: bool) -> int:
     row, status = reader.task(ref), standing(daemon, reader)
-    others = [reader.task(Ref(ref.batch, name)) for name in row.after]
-    waiting = _waiting(reader, [row, *others], status.parked, runs=status.runs)
+    waiting = wait_reasons(reader, [row], daemon=status.runs)
     found = status_text.cautions(reader, ref.batch, ref.task)
     if as_json:
         runs_code = status_text.runs_code(found, ref.task)

@@ -17,8 +17,9 @@ from batchd import control
 from batchd.control import DaemonStatus
 from batchd.control.status import ProviderStatus, RunningTask
 from batchd.errors import NoAnswerError, NoDaemonError, StoreError
+from batchd.observe.standstill import WaitReasons
 from batchd.records import Parking, Ref, Scope, Tally, TaskStatus
-from batchd.store import queries
+from batchd.store import lookups, queries
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import last
@@ -189,6 +190,17 @@ def standing(
         parked=parked,
         idle=reader.read(queries.idle, parked),
     )
+
+
+def wait_reasons(reader: StoreReader, tasks: Sequence[TaskRow], *, daemon: bool) -> WaitReasons:
+    """Return what says why tasks, of one batch, wait; ``daemon``: whether one runs."""
+    left = [task for task in tasks if not task.status.final]
+    after = {name for task in left for name in task.after}
+    behind = reader.read(lookups.left, left[0].ref.batch, after) if after else set[Ref]()
+    queued = next((task.ref.batch for task in left if not task.attempts), None)
+    begun = reader.begun() if queued else ()
+    earlier = {queued: reader.read(lookups.open_before, queued)} if queued else {}
+    return WaitReasons(reader.parked(), begun, behind, earlier=earlier, daemon=daemon)
 
 
 def doing(state: Path, row: TaskRow) -> RunningTask:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -45,44 +45,23 @@ _PAGE_OF_BATCHES = 100
 _SEARCH_S, _HITS, _SEARCHES = 0.3, 50, 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageSources:
-    """What requests are answered from."""
-
-    queries: StoreQueries
-    watch: StoreWatch
-    streams: EventStreams
-    gate: TokenCheck
-    #: The verbs of those that browsers may give.
-    orders: tuple[str, ...]
-    #: Models that costs are compared with.
-    compare: Compared
-
-
 def application(config: Config, gate: TokenCheck, streams: EventStreams) -> Starlette:
     """Return what answers requests about a spool."""
     state, web = Path(config.paths.state), config.web
     # Where all look without a token, none is known who could give any.
     queries, orders = StoreQueries(state / "batchd.db"), () if gate.open else web.verbs
-    sources = PageSources(
-        queries=queries,
-        watch=StoreWatch(state),
-        streams=streams,
-        gate=gate,
-        orders=orders,
-        compare=compared(config),
-    )
+    handlers = _Handlers(queries, StoreWatch(state), streams, gate, orders, compared(config))
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
-        await sources.watch.close()
-        sources.queries.close()
+        await handlers.watch.close()
+        queries.close()
 
     ordering = Ordering(config, gate, queries).routes() if orders else ()
     login = pages.shell(login=True)
     app = Starlette(
-        routes=[*ordering, *_Handlers(sources).routes()],
+        routes=[*ordering, *handlers.routes()],
         middleware=[
             Middleware(RequestShield, gate=gate, names=web.hosts, login=login, orders=orders),
         ],
@@ -97,11 +76,20 @@ def application(config: Config, gate: TokenCheck, streams: EventStreams) -> Star
     return app
 
 
+@dataclass(slots=True, eq=False)
 class _Handlers:
-    def __init__(self, sources: PageSources) -> None:
-        self._sources = sources
-        #: Others than searches have threads, too.
-        self._searching = asyncio.Semaphore(_SEARCHES)
+    """What answers requests, and from what."""
+
+    queries: StoreQueries
+    watch: StoreWatch
+    streams: EventStreams
+    gate: TokenCheck
+    #: The verbs of those that browsers may give.
+    orders: tuple[str, ...]
+    #: Models that costs are compared with.
+    compare: Compared
+    #: Others than searches have threads, too.
+    _searching: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_SEARCHES))
 
     def routes(self) -> Sequence[Route]:
         batch, task = "/batches/{batch}", "/batches/{batch}/{task}"
@@ -137,14 +125,18 @@ class _Handlers:
         code = 200
         if names := request.path_params:
             try:
-                await self._sources.queries.ask(
-                    page_updates.known(names["batch"], names.get("task", ""))
+                await self.queries.ask(
+                    lambda reader: (
+                        reader.task(page_updates.ref(request))
+                        if "task" in names
+                        else reader.batch(names["batch"])
+                    )
                 )
             except UnknownNameError:
                 code = 404
             except BatchdError:
                 pass  # the page itself says what is the matter
-        return HTMLResponse(pages.shell(login=False, orders=self._sources.orders), code)
+        return HTMLResponse(pages.shell(login=False, orders=self.orders), code)
 
     async def asset(self, request: Request) -> Response:
         """Return a file that pages are made of; its name changes with it."""
@@ -156,14 +148,14 @@ class _Handlers:
 
     async def session(self, request: Request) -> Response:
         """Let a browser in that shows the token, once, or say whether it is."""
-        gate = self._sources.gate
+        gate = self.gate
         if "authorization" not in request.headers:
             admitted = gate.open or gate.admits(session(request.scope, request.headers))
             return _json({"admitted": admitted})
         if not gate.open and (refusal := await refused(gate, request.headers)):
             return refusal
         shown = gate.session()
-        key = {"key": gate.key(shown)} if self._sources.orders else {}
+        key = {"key": gate.key(shown)} if self.orders else {}
         response = _json({"admitted": True, **key})
         # Behind a proxy that speaks TLS, never without it.
         secure = request.headers.get("x-forwarded-proto") == "https"
@@ -196,20 +188,20 @@ class _Handlers:
 
     async def _row(self, request: Request) -> BatchRow:
         name = request.path_params["batch"]
-        return await self._sources.queries.ask(lambda reader: reader.batch(name))
+        return await self.queries.ask(lambda reader: reader.batch(name))
 
     # What fills them
 
     async def overview(self, _request: Request) -> Response:
         """Return how things stand."""
-        view = page_updates.overview(self._sources.queries)
-        return _json(await view(await self._sources.watch.once()))
+        view = page_updates.overview(self.queries)
+        return _json(await view(await self.watch.once()))
 
     async def batches(self, request: Request) -> Response:
         """Return batches, newest first, so many of them."""
         page_no = page_updates.number(request, "page")
         limit = (page_no + 1) * _PAGE_OF_BATCHES + 1
-        excerpts = self._sources.queries.excerpts
+        excerpts = self.queries.excerpts
 
         def listed(reader: StoreReader) -> dict[str, Any]:
             rows = reader.batches(limit=limit)
@@ -221,21 +213,19 @@ class _Handlers:
 
     async def batch(self, request: Request) -> Response:
         """Return a batch, and some of its tasks."""
-        view = page_updates.batch(
-            self._sources.queries, request.path_params["batch"], page_updates.task_filter(request)
-        )
-        return _json(await view(await self._sources.watch.once()))
+        view = page_updates.batch(self.queries, request)
+        return _json(await view(await self.watch.once()))
 
     async def whole(self, request: Request) -> Response:
         """Return what a report on a batch holds, but what its tasks said and did in full."""
-        name, compare = request.path_params["batch"], self._sources.compare
+        name, compare = request.path_params["batch"], self.compare
         return await self._asked(
             lambda reader: batch_page.whole(reader, [reader.batch(name)], compare=compare)
         )
 
     async def task(self, request: Request) -> Response:
         """Return a task, its conversation apart."""
-        sight, ref = await self._sources.watch.once(), page_updates.ref(request)
+        sight, ref = await self.watch.once(), page_updates.ref(request)
         return await self._asked(lambda reader: page_updates.facts(reader, ref, sight))
 
     async def conversation(self, request: Request) -> Response:
@@ -256,7 +246,7 @@ class _Handlers:
     async def file(self, request: Request) -> Response:
         """Return a file that a task has made, to be saved: a browser is to run none of it."""
         ref, path = page_updates.ref(request), request.query_params.get("path", "")
-        data = await self._sources.queries.ask(lambda reader: made.content(reader, ref, path))
+        data = await self.queries.ask(lambda reader: made.content(reader, ref, path))
         headers = _saved(path.rpartition("/")[2])
         return Response(data, media_type="application/octet-stream", headers=headers)
 
@@ -265,11 +255,11 @@ class _Handlers:
         by, days = request.query_params.get("by", "day"), page_updates.number(request, "days")
         if by not in page_data.SPLITS:
             raise UsageError(f"by is one of {', '.join(page_data.SPLITS)}")
-        excerpts = self._sources.queries.excerpts
+        excerpts = self.queries.excerpts
         return await self._asked(lambda reader: page_data.cost(reader, by, days, excerpts))
 
     async def _asked(self, question: Callable[[StoreReader], object]) -> Response:
-        return _json(await self._sources.queries.ask(question))
+        return _json(await self.queries.ask(question))
 
     async def search(self, request: Request) -> Response:
         """Return what a moment of looking finds in a batch, and where the next one begins: who
@@ -288,33 +278,29 @@ class _Handlers:
             return {"hits": hits, "next": 0}
 
         async with self._searching:
-            return _json(await self._sources.queries.ask(found))
+            return _json(await self.queries.ask(found))
 
     # What keeps them up to date
 
     async def live_overview(self, request: Request) -> Response:
         """Send how things stand, from now on."""
-        sources = self._sources
-        view = page_updates.overview(sources.queries)
-        return sources.streams.answer(request, page_updates.updates(sources.watch, view))
+        view = page_updates.overview(self.queries)
+        return self.streams.answer(request, page_updates.updates(self.watch, view))
 
     async def live_batch(self, request: Request) -> Response:
         """Send what a batch does, from now on."""
-        sources = self._sources
-        view = page_updates.batch(
-            sources.queries, request.path_params["batch"], page_updates.task_filter(request)
-        )
-        await sources.queries.ask(page_updates.known(request.path_params["batch"]))
-        return sources.streams.answer(request, page_updates.updates(sources.watch, view))
+        view = page_updates.batch(self.queries, request)
+        await self._row(request)
+        return self.streams.answer(request, page_updates.updates(self.watch, view))
 
     async def live_task(self, request: Request) -> Response:
         """Send what a task does, from now on; a browser that comes back says what it has."""
-        sources, ref = self._sources, page_updates.ref(request)
-        await sources.queries.ask(page_updates.known(ref.batch, ref.task))
+        ref = page_updates.ref(request)
+        await self.queries.ask(lambda reader: reader.task(ref))
         known = request.headers.get("last-event-id") or request.query_params.get("from", "")
         start = int(known) if known.isascii() and known.isdigit() and len(known) < 10 else None
-        events = page_updates.task(sources.queries, sources.watch, ref, start)
-        return sources.streams.answer(request, events)
+        events = page_updates.task(self.queries, self.watch, ref, start)
+        return self.streams.answer(request, events)
 
 
 def _saved(name: str) -> dict[str, str]:

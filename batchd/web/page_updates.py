@@ -20,6 +20,7 @@ from batchd.control.status import RunningTask
 from batchd.errors import BatchdError, StoreError, UsageError
 from batchd.observe import standstill
 from batchd.observe.standstill import WaitReasons
+from batchd.observe.status import wait_reasons
 from batchd.records import Ref, TaskStatus
 from batchd.store import lookups
 from batchd.store.queries import SORTS, StoreReader
@@ -159,8 +160,9 @@ def overview(queries: StoreQueries) -> View:
     return view
 
 
-def batch(queries: StoreQueries, name: str, wanted: TaskFilter) -> View:
-    """Return what makes the page of a batch."""
+def batch(queries: StoreQueries, request: Request) -> View:
+    """Return what makes the page of a batch. Raises ``UsageError``."""
+    name, wanted = request.path_params["batch"], task_filter(request)
 
     async def view(sight: StoreSight) -> page_data.Head:
         return await queries.ask(
@@ -213,7 +215,7 @@ def facts(reader: StoreReader, ref: Ref, sight: StoreSight) -> page_data.TaskPag
     """Return what is known of a task, its conversation apart. Raises ``StoreError``."""
     row = reader.task(ref)
     doing = sight.status.doing if sight.status else {}
-    waiting = _waiting(reader, ref.batch, [row], sight)
+    waiting = wait_reasons(reader, [row], daemon=_runs(sight))
     held = () if row.status.final else waiting.parkings(row)
     folder = reader.batch(ref.batch).batch.folder
     prompt = _prompt(reader, ref, folder)
@@ -256,7 +258,7 @@ def _batch(
         limit=PAGE,
         offset=wanted.page * PAGE,
     )
-    waiting = _waiting(reader, name, rows, sight)
+    waiting = wait_reasons(reader, rows, daemon=_runs(sight))
     doing = sight.status.doing if sight.status else {}
     held = standstill.of_batch(reader.parked(), name, rows) if row.finished < row.tasks else ()
     return filled(
@@ -280,17 +282,8 @@ def _line(
     return page_data.task(row, waiting.why(row), doing.get(row.ref), prompt)
 
 
-def _waiting(
-    reader: StoreReader, batch: str, rows: list[TaskRow], sight: StoreSight
-) -> WaitReasons:
-    """Return what says why tasks wait."""
-    after = {name for row in rows if not row.status.final for name in row.after}
-    left = reader.read(lookups.left, batch, after) if after else set()
-    queued = any(not row.attempts and not row.status.final for row in rows)
-    runs = sight.status is not None and sight.status.runs
-    begun = reader.begun() if queued else ()
-    batches = {batch: reader.read(lookups.open_before, batch)} if queued else {}
-    return WaitReasons(reader.parked(), begun, left, earlier=batches, daemon=runs)
+def _runs(sight: StoreSight) -> bool:
+    return sight.status is not None and sight.status.runs
 
 
 def _task(
@@ -337,11 +330,6 @@ def _prompt(reader: StoreReader, ref: Ref, folder: str) -> str | None:
 
 #: Characters of what tasks are searched for.
 _MAX_SEARCH_CHARS = 200
-
-
-def known(batch: str, task: str = "") -> Callable[[StoreReader], object]:
-    """Return what asks the store whether there is such a batch or task."""
-    return lambda reader: reader.task(Ref(batch, task)) if task else reader.batch(batch)
 
 
 def ref(request: Request) -> Ref:

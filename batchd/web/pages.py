@@ -136,17 +136,8 @@ _SCRIPTS = (
 #: … a report alone, and the page that a server sends.
 _REPORT = ("details.js", "report.js")
 _LIVE = (
-    *(
-        "live.js",
-        "orders.js",
-        "dropping.js",
-        "search.js",
-        "frame.js",
-        "overview.js",
-        "following.js",
-        "task.js",
-    ),
-    *("days.js", "cost.js", "main.js"),
+    *("live.js", "orders.js", "dropping.js", "search.js", "frame.js", "overview.js"),
+    *("following.js", "task.js", "days.js", "cost.js", "main.js"),
 )
 
 
