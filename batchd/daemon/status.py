@@ -40,7 +40,7 @@ from batchd.masking import Masker
 from batchd.pauses import aside
 from batchd.records import Scope
 from batchd.store.queries import StoreReader
-from batchd.store.shown import BatchJson
+from batchd.store.shown import BatchJson, filled
 
 #: A question about more batches is cut: an answer is one line.
 _MAX_BATCHES = 1000
@@ -97,14 +97,8 @@ class Desk:
             self.standing(),
             rows=rows,
             running=tuple(
-                status.RunningTask(
-                    task=str(a.ref),
-                    attempt=a.attempt,
-                    worker=a.worker.pid or None,
-                    node=a.worker.node,
-                    step=a.step,
-                    detail=a.detail,
-                    since=a.since,
+                filled(
+                    status.RunningTask, a, a.worker, task=str(a.ref), worker=a.worker.pid or None
                 )
                 for a in self._attempts.active
             ),
@@ -135,13 +129,7 @@ class Desk:
             troubles=self._store.troubles.open,
             fetching=self._attempts.bases.fetching,
             workers=tuple(
-                status.WorkerStatus(
-                    pid=w.pid or None,
-                    node=w.node,
-                    tasks=len(w.tasks),
-                    rss=w.rss,
-                    tasks_done=w.tasks_done,
-                )
+                filled(status.WorkerStatus, w, pid=w.pid or None, tasks=len(w.tasks))
                 for w in self._attempts.pool.workers
             ),
             unfit={

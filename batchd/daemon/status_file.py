@@ -14,9 +14,7 @@ from typing import Literal
 import msgspec
 
 from batchd import pauses, results
-from batchd.control import (
-    ShownParking,
-)
+from batchd.control import ShownParking
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.status import Desk
 from batchd.daemon.writes import DaemonStore
@@ -37,6 +35,7 @@ from batchd.spool import outbox
 from batchd.spool.outbox import StrangeOutboxError
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
+from batchd.store.shown import filled
 
 #: Of ``status.json``: between two looks, and so the least between two writes.
 _LOOK_S = 5.0
@@ -124,27 +123,15 @@ class StatusFile:
         state: Literal["running", "draining", "stopped"] = "stopped" if stopped else "running"
         if standing.draining and not stopped:
             state = "draining"
+        began = results.timestamp(standing.started_at)
         return StatusV1(
             schema="batchd/status/1",
             at="",
             stale_after_s=_STALE_S,
-            daemon=StatusDaemonV1(
-                pid=standing.pid,
-                version=standing.version,
-                started_at=results.timestamp(standing.started_at),
-                state=state,
-            ),
+            daemon=filled(StatusDaemonV1, standing, started_at=began, state=state),
             slots=standing.slots,
-            tasks=StatusTasksV1(
-                queued=standing.tasks.queued,
-                running=standing.tasks.running,
-                parked=standing.tasks.parked,
-            ),
-            day=StatusDayV1(
-                limit_usd=day.limit_usd or None,
-                spent_usd=day.spent_usd,
-                reserved_usd=day.reserved_usd,
-            ),
+            tasks=filled(StatusTasksV1, standing.tasks),
+            day=filled(StatusDayV1, day, limit_usd=day.limit_usd or None),
             waits=_waits(standing.parked),
             troubles=tuple(
                 StatusTroubleV1(what=trouble.what, since=results.timestamp(trouble.since))

@@ -76,8 +76,5 @@ def shown(result: ResultV1, data: bytes | None, most: int) -> dict[str, Any] | N
         if len(text) > most:
             text = text[: text.rfind(_HEAD, 0, most) + 1]
             said.append(f"The rest is in {patch.file}.")
-    changes = [
-        {"path": change.path, "added": change.added, "removed": change.removed}
-        for change in result.changes or ()
-    ]
+    changes = result.changes or ()
     return {"text": text.decode("utf-8", "replace"), "changes": changes, "said": said}

@@ -203,6 +203,14 @@ def wait_reasons(reader: StoreReader, tasks: Sequence[TaskRow], *, daemon: bool)
     return WaitReasons(reader.parked(), begun, behind, earlier=earlier, daemon=daemon)
 
 
+def prompt(reader: StoreReader, ref: Ref) -> str:
+    """Return a task's prompt; empty once it was pruned."""
+    try:
+        return reader.prompt(ref)
+    except StoreError:
+        return ""
+
+
 def doing(state: Path, row: TaskRow) -> RunningTask:
     """Return what is done for a running task:
     as the daemon says, or, where none does, as the store knows.
@@ -376,7 +384,7 @@ class TaskTexts:
         self.ended = tuple(self._lately.ask(lately))
         rows = at_work[:_MAX_TASKS]
         self.prompts = {
-            row.ref: self.prompts.get(row.ref) or _prompt(reader, row.ref)
+            row.ref: self.prompts.get(row.ref) or " ".join(prompt(reader, row.ref).split())
             for row in (*rows, *self.ended)
         }
         self._commands = {row.ref: self._command(reader, row) for row in rows}
@@ -388,10 +396,3 @@ class TaskTexts:
             return known
         call = reader.read(queries.command, row.ref)
         return mark, " ".join(command(call).split()) if call else ""
-
-
-def _prompt(reader: StoreReader, ref: Ref) -> str:
-    try:
-        return " ".join(reader.prompt(ref).split())
-    except StoreError:  # it was pruned
-        return ""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -36,7 +35,15 @@ from batchd.web import batch_page, made, page_data, page_updates, pages
 from batchd.web.batch_page import Compared, compared
 from batchd.web.orders import Ordering
 from batchd.web.page_updates import EventStreams
-from batchd.web.shield import SESSION_S, RequestShield, TokenCheck, cookie_name, refused, session
+from batchd.web.shield import (
+    SESSION_S,
+    RequestShield,
+    TokenCheck,
+    as_json,
+    cookie_name,
+    refused,
+    session,
+)
 from batchd.web.store_queries import StoreQueries, StoreWatch
 
 #: Older batches that are sent at once.
@@ -151,12 +158,12 @@ class _Handlers:
         gate = self.gate
         if "authorization" not in request.headers:
             admitted = gate.open or gate.admits(session(request.scope, request.headers))
-            return _json({"admitted": admitted})
+            return as_json({"admitted": admitted})
         if not gate.open and (refusal := await refused(gate, request.headers)):
             return refusal
         shown = gate.session()
         key = {"key": gate.key(shown)} if self.orders else {}
-        response = _json({"admitted": True, **key})
+        response = as_json({"admitted": True, **key})
         # Behind a proxy that speaks TLS, never without it.
         secure = request.headers.get("x-forwarded-proto") == "https"
         response.set_cookie(
@@ -195,7 +202,7 @@ class _Handlers:
     async def overview(self, _request: Request) -> Response:
         """Return how things stand."""
         view = page_updates.overview(self.queries)
-        return _json(await view(await self.watch.once()))
+        return as_json(await view(await self.watch.once()))
 
     async def batches(self, request: Request) -> Response:
         """Return batches, newest first, so many of them."""
@@ -214,7 +221,7 @@ class _Handlers:
     async def batch(self, request: Request) -> Response:
         """Return a batch, and some of its tasks."""
         view = page_updates.batch(self.queries, request)
-        return _json(await view(await self.watch.once()))
+        return as_json(await view(await self.watch.once()))
 
     async def whole(self, request: Request) -> Response:
         """Return what a report on a batch holds, but what its tasks said and did in full."""
@@ -259,7 +266,7 @@ class _Handlers:
         return await self._asked(lambda reader: page_data.cost(reader, by, days, excerpts))
 
     async def _asked(self, question: Callable[[StoreReader], object]) -> Response:
-        return _json(await self.queries.ask(question))
+        return as_json(await self.queries.ask(question))
 
     async def search(self, request: Request) -> Response:
         """Return what a moment of looking finds in a batch, and where the next one begins: who
@@ -278,7 +285,7 @@ class _Handlers:
             return {"hits": hits, "next": 0}
 
         async with self._searching:
-            return _json(await self.queries.ask(found))
+            return as_json(await self.queries.ask(found))
 
     # What keeps them up to date
 
@@ -311,10 +318,6 @@ def _saved(name: str) -> dict[str, str]:
     }
 
 
-def _json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")
-
-
 #: How HTTP says what kind of error it is; of any other, as of a store that cannot be read, 503.
 _CODES: Mapping[type[BatchdError], int] = {
     UnknownNameError: 404,
@@ -328,15 +331,14 @@ _CODES: Mapping[type[BatchdError], int] = {
 async def _troubled(_request: Request, error: Exception) -> Response:
     """Return the answer where something is asked for that there is not, or that cannot be."""
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 503)
-    return Response(msgspec.json.encode({"error": str(error)}), code, media_type="application/json")
+    return as_json({"error": str(error)}, code)
 
 
 async def _nothing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if "text/html" in request.headers.get("accept", ""):
         return HTMLResponse(pages.shell(login=False), error.status_code)
-    body = msgspec.json.encode({"error": error.detail})
-    return Response(body, error.status_code, error.headers, "application/json")
+    return as_json({"error": error.detail}, error.status_code, error.headers)
 
 
 async def _unexpected(_request: Request, _error: Exception) -> Response:
@@ -344,4 +346,4 @@ async def _unexpected(_request: Request, _error: Exception) -> Response:
     uvicorn then prints the error where the process runs.
     """
     said = "this failed inside batchd: see the output of `batchd web`, and `batchd status`"
-    return Response(msgspec.json.encode({"error": said}), 500, media_type="application/json")
+    return as_json({"error": said}, 500)

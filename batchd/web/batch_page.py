@@ -188,7 +188,7 @@ def _end(line: Mapping[str, Any]) -> SummaryTaskV1:
     run_s = line["took_s"] if line["run_s"] is None else line["run_s"]
     return SummaryTaskV1(
         task=line["id"],
-        status=line["status"],
+        status=TaskStatus(line["status"]),
         reason=None,
         iterations=line["rounds"],
         total_tokens=line["tokens"],

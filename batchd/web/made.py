@@ -91,8 +91,7 @@ def listed(reader: StoreReader, ref: Ref) -> dict[str, Any]:
     result = _result(reader, ref)
     if result is None:
         return {"patch": None, "files": [], "more": 0}
-    offer = offered(reader, ref)
-    return outcome(result, _folder(reader, ref)) | {"apply": offer and msgspec.to_builtins(offer)}
+    return outcome(result, _folder(reader, ref)) | {"apply": offered(reader, ref)}
 
 
 def outcome(

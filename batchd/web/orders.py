@@ -38,7 +38,15 @@ from batchd.store import lookups
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.web import made
-from batchd.web.shield import ASKED, CONFIRMED, FILE_TYPE, ORDER_HEADER, TokenCheck, session
+from batchd.web.shield import (
+    ASKED,
+    CONFIRMED,
+    FILE_TYPE,
+    ORDER_HEADER,
+    TokenCheck,
+    as_json,
+    session,
+)
 from batchd.web.store_queries import StoreQueries
 
 #: Orders by their names on the command line. Two are none of the daemon's: what a patch has goes
@@ -152,7 +160,7 @@ class Ordering:
             ask = _patch if wanted.verb == "apply" else ordered
             _, question = await self._queries.ask(lambda reader: ask(reader, wanted))
         claim = self._ticket(request, msgspec.structs.replace(wanted, claim=ulid()))
-        return _answer({"question": question, "claim": claim, "models": self._models(wanted)})
+        return as_json({"question": question, "claim": claim, "models": self._models(wanted)})
 
     async def confirmed(self, request: Request) -> Response:
         """Carry a confirmed order out, and return what came of it, in lines."""
@@ -163,7 +171,7 @@ class Ordering:
             lines, batches = await self._carried_out(request)
         finally:
             self._under_way -= 1
-        return _answer({"lines": lines, "batches": batches})
+        return as_json({"lines": lines, "batches": batches})
 
     async def _carried_out(self, request: Request) -> tuple[list[str], list[str]]:
         """Return what came of a confirmed order, in lines, and which batches it made."""
@@ -318,7 +326,3 @@ def _giver(request: Request, shown: str) -> str:
     forwarded = request.headers.get("x-forwarded-for", "")
     said = f", which says it asks for {ascii(forwarded[:_FORWARDED])[1:-1]}" if forwarded else ""
     return f"web session {mark} from {address}{said}"
-
-
-def _answer(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

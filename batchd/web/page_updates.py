@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from batchd.control.status import RunningTask
 from batchd.errors import BatchdError, StoreError, UsageError
@@ -30,6 +30,7 @@ from batchd.views import Kind, passages
 from batchd.web import page_data, pages, store_queries
 from batchd.web.gathering import RESULTS
 from batchd.web.pages import plain
+from batchd.web.shield import as_json
 from batchd.web.store_queries import Excerpts, StoreQueries, StoreSight, StoreWatch
 
 #: Who listens at once. A browser that may not is asked to come again.
@@ -72,7 +73,7 @@ class EventStreams:
             return Response(media_type=_EVENTS)
         if self._open >= MAX_LISTENERS:
             why = f"{MAX_LISTENERS} browsers listen already; close some"
-            return JSONResponse({"error": why}, 503, {"Retry-After": "10"})
+            return as_json({"error": why}, 503, {"Retry-After": "10"})
         # For proxies that would collect it.
         headers = {"X-Accel-Buffering": "no"}
         return StreamingResponse(self._sent(events), headers=headers, media_type=_EVENTS)

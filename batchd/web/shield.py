@@ -13,12 +13,13 @@ import secrets
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
+import msgspec
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from batchd.errors import NotPossibleError
@@ -225,12 +226,12 @@ class RequestShield:
         named = headers.getlist("host")
         if len(named) != 1 or not policy.means(named[0], self._hosts):
             why = "this name is not known here: use the address or localhost, or name it in [web] hosts"
-            return JSONResponse({"error": why}, 421)
+            return as_json({"error": why}, 421)
         if self._orders and scope["method"] == "POST" and scope["path"] in {ASKED, CONFIRMED}:
             return self._misgiven(scope, headers)
         if scope["method"] not in {"GET", "HEAD"}:
             why = "this page only shows; orders are given with the command batchd"
-            return JSONResponse({"error": why}, 405, {"Allow": "GET, HEAD"})
+            return as_json({"error": why}, 405, {"Allow": "GET, HEAD"})
         if self._gate.open or scope["path"].startswith(_FREE):
             return None
         if "authorization" in headers:
@@ -248,19 +249,19 @@ class RequestShield:
         shown = session(scope, headers)
         if not self._gate.admits(shown):
             why = "orders are for browsers that have signed in; scripts give them with the command batchd"
-            return JSONResponse({"error": why}, 401)
+            return as_json({"error": why}, 401)
         if not _from_here(headers):
             why = "only this page can give orders; a proxy before it must pass Host and Origin on"
-            return JSONResponse({"error": why}, 403)
+            return as_json({"error": why}, 403)
         given = headers.get(_KEY, "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(given, self._gate.key(shown).encode()):
             why = "show the token first: this browser has no key for orders, or an old one"
-            return JSONResponse({"error": why, "key": "wanted"}, 403)
+            return as_json({"error": why, "key": "wanted"}, 403)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         # Neither can be sent by a form, nor by a script of another origin that does not ask first.
         file = kind == FILE_TYPE and scope["path"] == CONFIRMED and "submit" in self._orders
         if kind != "application/json" and not file:
-            return JSONResponse({"error": "orders are JSON"}, 415)
+            return as_json({"error": "orders are JSON"}, 415)
         return None
 
 
@@ -283,7 +284,12 @@ async def refused(gate: TokenCheck, headers: Headers) -> Response | None:
 def unknown() -> Response:
     """Return the answer to who shows nothing that is good."""
     why = "show the token: Authorization: Bearer …"
-    return JSONResponse({"error": why}, 401, {"WWW-Authenticate": "Bearer"})
+    return as_json({"error": why}, 401, {"WWW-Authenticate": "Bearer"})
+
+
+def as_json(value: object, code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an answer to scripts."""
+    return Response(msgspec.json.encode(value), code, headers, "application/json")
 
 
 def session(scope: Scope, headers: Headers) -> str:

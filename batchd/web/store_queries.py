@@ -53,7 +53,13 @@ class Excerpts:
         """
         key = (batch.batch.claim, task, bool(batch.pruned))
         if (found := self._known.get(key)) is None:
-            found = excerpt(_prompt(reader, batch, task or _first(reader, batch)))
+            name = batch.batch.name
+            refs = (
+                [Ref(name, task)]
+                if task
+                else [row.ref for row in reader.tasks_where(name, limit=1)[1]]
+            )
+            found = excerpt(prompt(reader, refs[0], batch.batch.folder)) if refs else ""
             if len(self._known) >= _KEPT:
                 self._known.clear()
             self._known[key] = found
@@ -70,17 +76,6 @@ def prompt(reader: StoreReader, ref: Ref, folder: str) -> str:
         found = outbox.result(Path(folder), ref.task) or {}
         return str(found.get("first_prompt", ""))
     return ""
-
-
-def _prompt(reader: StoreReader, batch: BatchRow, task: str) -> str:
-    if not task:
-        return ""
-    return prompt(reader, Ref(batch.batch.name, task), batch.batch.folder)
-
-
-def _first(reader: StoreReader, batch: BatchRow) -> str:
-    _, rows = reader.tasks_where(batch.batch.name, limit=1)
-    return rows[0].ref.task if rows else ""
 
 
 T = TypeVar("T")

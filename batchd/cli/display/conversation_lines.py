@@ -61,14 +61,14 @@ _MAX_FOLDED_CHARS = 400
 
 
 class Tone(enum.StrEnum):
-    """How a line looks."""
+    """How a line looks: a style of rich's."""
 
-    PLAIN = "plain"
-    STRONG = "strong"
-    QUIET = "quiet"
-    GOOD = "good"
-    BAD = "bad"
-    NOTE = "note"
+    PLAIN = ""
+    STRONG = "bold"
+    QUIET = "dim"
+    GOOD = "green"
+    BAD = "red"
+    NOTE = "yellow"
 
 
 @dataclass(frozen=True, slots=True)

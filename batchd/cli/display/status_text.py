@@ -8,12 +8,12 @@ from typing import TypeAlias
 from batchd import decoders, views, words
 from batchd.cli.display import formatting, tables
 from batchd.cli.display.tables import Column
-from batchd.errors import StoreError, cut
+from batchd.errors import cut
 from batchd.formats import FilesV1, ResultV1, RunsCodeV1
 from batchd.log import escape
-from batchd.observe import changes
+from batchd.observe import changes, status
 from batchd.observe.standstill import WaitReasons
-from batchd.records import Ref, TaskStatus
+from batchd.records import TaskStatus
 from batchd.store import lookups
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
@@ -87,7 +87,7 @@ def task_facts(reader: StoreReader, row: TaskRow, why: str) -> dict[str, str]:
         "task": str(row.ref),
         "status": f"{view.word(row.status, row.reason)} since {moment(row.since)}",
         "why": _excerpt(why),
-        "prompt": _excerpt(_prompt(reader, row.ref)),
+        "prompt": _excerpt(status.prompt(reader, row.ref)),
         **(_outcome(made, why) if made else {}),
         "changed": _changed(made, row) if made else "",
         "directory": row.directory,
@@ -110,13 +110,6 @@ def task_facts(reader: StoreReader, row: TaskRow, why: str) -> dict[str, str]:
         "attempts": str(row.attempts),
         "last step": "" if row.status.final else views.last(row.step).step,
     }
-
-
-def _prompt(reader: StoreReader, ref: Ref) -> str:
-    try:
-        return reader.prompt(ref)
-    except StoreError:  # it was pruned
-        return ""
 
 
 def _outcome(made: ResultV1, why: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ from batchd.log import escape
 from batchd.records import Batch, Parking, Ref, Tally, TaskStatus, outcome
 from batchd.spool import outbox
 from batchd.store.rows import BatchRow, TaskRow
+from batchd.store.shown import filled
 
 
 class MemberReader:
@@ -78,13 +79,10 @@ class MemberReader:
         except (OSError, msgspec.MsgspecError):
             raise UnknownNameError(f"no batch {escape(name)} shows in {self._folder}") from None
         return self._shown(
-            StatusBatchV1(
-                batch=summary.batch,
+            filled(
+                StatusBatchV1,
+                summary,
                 status="rejected" if summary.status == "rejected" else outcome(summary.counts),
-                received_at=summary.received_at,
-                finished_at=summary.finished_at,
-                counts=summary.counts,
-                total=summary.total,
                 total_tokens=summary.usage.total_tokens,
                 cost=summary.cost.total,
                 unsettled=summary.cost.unsettled or 0.0,

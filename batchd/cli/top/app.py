@@ -32,7 +32,7 @@ from textual.widgets import Static
 
 from batchd import control
 from batchd.cli.display import conversation_lines
-from batchd.cli.display.conversation_lines import ScreenLine, Tone
+from batchd.cli.display.conversation_lines import ScreenLine
 from batchd.cli.display.formatting import colours_wanted
 from batchd.cli.top import picture
 from batchd.cli.top.watching import Sight, Watcher, Wish
@@ -532,16 +532,6 @@ def _trouble(sight: Sight, width: int) -> list[Text]:
     return [Text(line, "bold red") for line in lines]
 
 
-_STYLES = {
-    Tone.PLAIN: "",
-    Tone.STRONG: "bold",
-    Tone.QUIET: "dim",
-    Tone.GOOD: "green",
-    Tone.BAD: "red",
-    Tone.NOTE: "yellow",
-}
-
-
 class Conversation(View):
     """One task, as its journal grows."""
 
@@ -602,7 +592,7 @@ class Conversation(View):
         last = max(0, len(self._lines) - self._room)
         first = last if self.first is None else min(self.first, last)
         shown = [
-            Text.assemble((line.text, _STYLES[line.tone]), (line.tail, "dim"))
+            Text.assemble((line.text, line.tone), (line.tail, "dim"))
             for line in self._lines[first : first + self._room]
         ]
         row = story.row
