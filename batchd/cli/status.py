@@ -252,12 +252,7 @@ class BatchDetails(BatchJson, frozen=True, kw_only=True):
 
 
 def _batch(
-    reader: StoreReader,
-    name: str,
-    daemon: DaemonStatus | Unseen,
-    *,
-    failed: bool,
-    as_json: bool,
+    reader: StoreReader, name: str, daemon: DaemonStatus | Unseen, *, failed: bool, as_json: bool
 ) -> int:
     row, tasks = reader.batch(name), reader.tasks(name)
     status = standing(daemon, reader, [row])

@@ -14,15 +14,7 @@ import msgspec
 
 from batchd import __version__, decoders, users
 from batchd.config import Config
-from batchd.control import (
-    AskStatus,
-    Check,
-    Checked,
-    CheckLine,
-    DaemonStatus,
-    ShownParking,
-    status,
-)
+from batchd.control import AskStatus, Check, Checked, CheckLine, DaemonStatus, ShownParking, status
 from batchd.control.requests import DaemonProcess, SettingsInForce
 from batchd.daemon import main_loop
 from batchd.daemon.attempts import Attempts

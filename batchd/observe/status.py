@@ -65,6 +65,8 @@ class Status(Struct, frozen=True, kw_only=True):
     daemon: DaemonStatus | None = None
     #: Whether one runs, and does not answer.
     silent: bool = False
+    #: Why the store cannot be read; empty: it can.
+    trouble: str = ""
     #: Those that were asked for.
     batches: tuple[BatchRow, ...] = ()
     #: Tasks at work, longest first, …
@@ -261,7 +263,7 @@ class Observer:
         self._speed = Seldom[Speed | None]()
         self._rates = Seldom[dict[str, AnswerRate]]()
         self._held = Seldom[int]()
-        self._texts = TaskTexts(lately) if lately else None
+        self._texts = TaskTexts(lately)
 
     def __enter__(self) -> Self:
         return self
@@ -297,8 +299,7 @@ class Observer:
             latest = reader.batches(limit=_ENDED + len(left))
             ended = [row for row in latest if row.batch.name not in names]
             seen = standing(answer, reader, [*left, *ended[:_ENDED]])
-            if self._texts:
-                self._texts.look(reader, (*seen.agents, *seen.waiting))
+            self._texts.look(reader, (*seen.agents, *seen.waiting))
             today = reader.spend((), since=dt.datetime.now(dt.UTC).date())
             parked = seen.parked
             held = self._held.ask(lambda: reader.read(queries.held, parked), parked)
@@ -308,9 +309,9 @@ class Observer:
                 held=max(held, sum(row.parked for row in seen.batches)),
                 speed=self._speed.ask(partial(_speed, reader, left)),
                 rates=self._rates.ask(partial(_rates, reader)),
-                prompts=self._texts.prompts if self._texts else {},
-                commands=self._texts.commands if self._texts else {},
-                ended=self._texts.ended if self._texts else (),
+                prompts=self._texts.prompts,
+                commands=self._texts.commands,
+                ended=self._texts.ended,
             )
         except StoreError:
             self.close()  # another may have been put in its place
@@ -362,7 +363,7 @@ class TaskTexts:
     """Prompts and commands of tasks; each is read once."""
 
     def __init__(self, most_ended: int) -> None:
-        """``most_ended``: so many tasks that ended lately are looked at."""
+        """``most_ended``: so many tasks that ended lately are looked at; 0: no task is."""
         self._most_ended = most_ended
         #: Of tasks at work, and of those that ended lately.
         self.prompts: Mapping[Ref, str] = {}
@@ -379,6 +380,8 @@ class TaskTexts:
 
     def look(self, reader: StoreReader, at_work: Sequence[TaskRow]) -> None:
         """Look at these tasks, which are at work, and at the others. Raises ``StoreError``."""
+        if not self._most_ended:
+            return
         since = time.time() - _LATELY_S
         lately = partial(reader.read, queries.ended, since, self._most_ended)
         self.ended = tuple(self._lately.ask(lately))

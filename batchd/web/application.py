@@ -70,7 +70,7 @@ def application(config: Config, gate: TokenCheck, streams: EventStreams) -> Star
     app = Starlette(
         routes=[*ordering, *handlers.routes()],
         middleware=[
-            Middleware(RequestShield, gate=gate, names=web.hosts, login=login, orders=orders),
+            Middleware(RequestShield, gate=gate, names=web.hosts, login=login, orders=orders)
         ],
         exception_handlers={
             BatchdError: _troubled,
@@ -147,7 +147,8 @@ class _Handlers:
 
     async def asset(self, request: Request) -> Response:
         """Return a file that pages are made of; its name changes with it."""
-        found = pages.assets().get(request.path_params["name"])
+        name = request.path_params["name"]
+        found = next((each for each in pages.assets().values() if each.name == name), None)
         if found is None:
             raise HTTPException(404)
         kept = {"Cache-Control": "public, max-age=31536000, immutable"}
@@ -232,8 +233,8 @@ class _Handlers:
 
     async def task(self, request: Request) -> Response:
         """Return a task, its conversation apart."""
-        sight, ref = await self.watch.once(), page_updates.ref(request)
-        return await self._asked(lambda reader: page_updates.facts(reader, ref, sight))
+        status, ref = await self.watch.once(), page_updates.ref(request)
+        return await self._asked(lambda reader: page_updates.facts(reader, ref, status))
 
     async def conversation(self, request: Request) -> Response:
         """Return the part of a conversation that came before event ``before``."""

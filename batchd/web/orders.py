@@ -22,13 +22,7 @@ from batchd import control, decoders, processes, words
 from batchd.config import Config
 from batchd.control import Order, Retried, Retry, Submitted
 from batchd.control.orders import ORDERS
-from batchd.errors import (
-    BatchdError,
-    ForbiddenError,
-    NoDaemonError,
-    NotPossibleError,
-    UsageError,
-)
+from batchd.errors import BatchdError, ForbiddenError, NoDaemonError, NotPossibleError, UsageError
 from batchd.log import Action, get_logger
 from batchd.pauses import aside
 from batchd.records import Ref, Scope, TargetCounts

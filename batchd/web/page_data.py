@@ -6,7 +6,6 @@ Fields are added, none is renamed or removed; ``batchd schema api`` prints their
 from __future__ import annotations
 
 import datetime as dt
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeAlias
@@ -22,7 +21,7 @@ from batchd.records import BatchStatus, Ref, TaskStatus
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow, SpendRow, TaskRow
 from batchd.store.shown import filled
-from batchd.web.store_queries import Excerpts, StoreSight
+from batchd.web.store_queries import Excerpts
 from batchd.words import NO_TAG, Standstill, standstills
 
 #: Lines of each list; how many there are is said.
@@ -194,17 +193,10 @@ class Overview(Head, frozen=True, kw_only=True):
     ended: tuple[BatchLine, ...]
 
 
-def head(sight: StoreSight) -> Head:
+def head(status: Status) -> Head:
     """Return what every page shows."""
-    status = sight.status
-    if status is None:
-        return Head(at=time.time(), trouble=sight.trouble)
-    return Head(
-        at=status.at,
-        daemon=_daemon(status),
-        silent=status.silent,
-        parked=parked(status.parked, status.idle),
-    )
+    waits = parked(status.parked, status.idle)
+    return filled(Head, status, daemon=_daemon(status), parked=waits)
 
 
 class Failed(Head, frozen=True, kw_only=True):
@@ -213,16 +205,15 @@ class Failed(Head, frozen=True, kw_only=True):
     error: str
 
 
-def failed(sight: StoreSight, error: Exception) -> Failed:
+def failed(status: Status, error: Exception) -> Failed:
     """Return the page where something cannot be shown."""
-    return filled(Failed, head(sight), error=str(error))
+    return filled(Failed, head(status), error=str(error))
 
 
-def overview(sight: StoreSight, excerpt: Excerpt) -> Head:
+def overview(status: Status, excerpt: Excerpt) -> Head:
     """Return the first page."""
-    status = sight.status
-    if status is None:
-        return head(sight)
+    if status.trouble:
+        return head(status)
     left = [row for row in status.batches if row.finished < row.tasks]
     ended = [row for row in status.batches if row.finished >= row.tasks]
     known = {row.batch.name: row for row in status.batches}
@@ -234,7 +225,7 @@ def overview(sight: StoreSight, excerpt: Excerpt) -> Head:
 
     return filled(
         Overview,
-        head(sight),
+        head(status),
         status,
         waiting=len(status.waiting),
         seconds_left=None if status.seconds_left is None else round(status.seconds_left),

@@ -20,7 +20,7 @@ from batchd.control.status import RunningTask
 from batchd.errors import BatchdError, StoreError, UsageError
 from batchd.observe import standstill
 from batchd.observe.standstill import WaitReasons
-from batchd.observe.status import wait_reasons
+from batchd.observe.status import Status, wait_reasons
 from batchd.records import Ref, TaskStatus
 from batchd.store import lookups
 from batchd.store.queries import SORTS, StoreReader
@@ -31,7 +31,7 @@ from batchd.web import page_data, pages, store_queries
 from batchd.web.gathering import RESULTS
 from batchd.web.pages import plain
 from batchd.web.shield import as_json
-from batchd.web.store_queries import Excerpts, StoreQueries, StoreSight, StoreWatch
+from batchd.web.store_queries import Excerpts, StoreQueries, StoreWatch
 
 #: Who listens at once. A browser that may not is asked to come again.
 MAX_LISTENERS = 64
@@ -42,19 +42,10 @@ _HEARTBEAT_S = 15.0
 _EVENTS = "text/event-stream"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerEvent:
-    """One event: ``data`` is JSON without a line break."""
-
-    name: str
-    data: bytes
-    #: What the browser shows when it comes back; empty: nothing that it need know.
-    id: str = ""
-
-    def encoded(self) -> bytes:
-        """Return it as it is sent."""
-        head = f"id: {self.id}\n" if self.id else ""
-        return f"{head}event: {self.name}\ndata: ".encode() + self.data + b"\n\n"
+def _event(name: str, data: object, id_: str = "") -> bytes:
+    """Return an event as it is sent; ``id_``: what the browser shows when it comes back."""
+    head = f"id: {id_}\n" if id_ else ""
+    return f"{head}event: {name}\ndata: ".encode() + msgspec.json.encode(data) + b"\n\n"
 
 
 class EventStreams:
@@ -67,7 +58,7 @@ class EventStreams:
         self._open = 0
         self._closing = asyncio.Event()
 
-    def answer(self, request: Request, events: AsyncIterator[ServerEvent]) -> Response:
+    def answer(self, request: Request, events: AsyncIterator[bytes]) -> Response:
         """Return the answer to who wants to listen."""
         if request.method == "HEAD":
             return Response(media_type=_EVENTS)
@@ -82,11 +73,11 @@ class EventStreams:
         """Hang up."""
         self._closing.set()
 
-    async def _sent(self, events: AsyncIterator[ServerEvent]) -> AsyncIterator[bytes]:
+    async def _sent(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yield what is sent until one side has enough."""
         self._open += 1
         closing: asyncio.Future[Any] = asyncio.ensure_future(self._closing.wait())
-        coming: asyncio.Future[ServerEvent] | None = None
+        coming: asyncio.Future[bytes] | None = None
         try:
             yield f"retry: {_RETRY_MS}\n\n".encode()
             while not closing.done():
@@ -102,7 +93,7 @@ class EventStreams:
                 except StopAsyncIteration:
                     return
                 coming = None
-                yield event.encoded()
+                yield event
         finally:
             self._open -= 1
             closing.cancel()
@@ -120,7 +111,7 @@ _STEPS = 200
 _MAX_PASSAGE_CHARS = 40_000
 
 #: Makes a page's values from what was seen.
-View: TypeAlias = Callable[[StoreSight], Awaitable[page_data.Head]]
+View: TypeAlias = Callable[[Status], Awaitable[page_data.Head]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,26 +127,30 @@ class TaskFilter:
     page: int = 0
 
 
-async def updates(watch: StoreWatch, view: View) -> AsyncIterator[ServerEvent]:
+async def updates(watch: StoreWatch, view: View) -> AsyncIterator[bytes]:
     """Yield what a page shows, each time that it has changed."""
     last = b""
     async with aclosing(watch.sights()) as sights:
-        async for sight in sights:
-            value = await _settled(view, sight)
+        async for status in sights:
+            value: page_data.Head
+            try:
+                value = await view(status)
+            except BatchdError as error:
+                value = page_data.failed(status, error)
             shown = _shown(value)
             if shown != last:
                 last = shown
-                yield ServerEvent(name="now", data=msgspec.json.encode(value))
+                yield _event("now", value)
 
 
 def overview(queries: StoreQueries) -> View:
     """Return what makes the first page."""
 
-    async def view(sight: StoreSight) -> page_data.Head:
-        if sight.status is None or not sight.status.batches:
-            return page_data.overview(sight, lambda _batch, _task: "")
+    async def view(status: Status) -> page_data.Head:
+        if not status.batches:
+            return page_data.overview(status, lambda _batch, _task: "")
         return await queries.ask(
-            lambda reader: page_data.overview(sight, partial(queries.excerpts.line, reader))
+            lambda reader: page_data.overview(status, partial(queries.excerpts.line, reader))
         )
 
     return view
@@ -165,9 +160,9 @@ def batch(queries: StoreQueries, request: Request) -> View:
     """Return what makes the page of a batch. Raises ``UsageError``."""
     name, wanted = request.path_params["batch"], task_filter(request)
 
-    async def view(sight: StoreSight) -> page_data.Head:
+    async def view(status: Status) -> page_data.Head:
         return await queries.ask(
-            lambda reader: _batch(queries.excerpts, reader, name, wanted, sight)
+            lambda reader: _batch(queries.excerpts, reader, name, wanted, status)
         )
 
     return view
@@ -175,7 +170,7 @@ def batch(queries: StoreQueries, request: Request) -> View:
 
 async def task(
     queries: StoreQueries, watch: StoreWatch, ref: Ref, start: int | None
-) -> AsyncIterator[ServerEvent]:
+) -> AsyncIterator[bytes]:
     """Yield a task's facts whenever they change,
     and its conversation as it grows, from event ``start`` on.
 
@@ -184,22 +179,21 @@ async def task(
     """
     last = b""
     async with aclosing(watch.sights()) as sights:
-        async for sight in sights:
+        async for status in sights:
             after: int | None
             value: page_data.Head
             try:
                 value, first, after, grown = await queries.ask(
-                    lambda reader, sight=sight, start=start: _task(reader, ref, sight, start)  # type: ignore[misc]
+                    lambda reader, status=status, start=start: _task(reader, ref, status, start)  # type: ignore[misc]
                 )
             except StoreError as error:
-                value, first, after, grown = page_data.failed(sight, error), 0, start, []
+                value, first, after, grown = page_data.failed(status, error), 0, start, []
             shown = _shown(value)
             if shown != last:
                 last = shown
-                yield ServerEvent(name="now", data=msgspec.json.encode(value))
+                yield _event("now", value)
             if grown or (start is None and after is not None):
-                parts = msgspec.json.encode({"first": first, "passages": grown})
-                yield ServerEvent(name="grown", data=parts, id=str(after))
+                yield _event("grown", {"first": first, "passages": grown}, str(after))
             start = after
 
 
@@ -212,19 +206,18 @@ def earlier(reader: StoreReader, ref: Ref, before: int) -> dict[str, Any]:
     return {"first": first, "passages": _passages(reader, ref, first, before)}
 
 
-def facts(reader: StoreReader, ref: Ref, sight: StoreSight) -> page_data.TaskPage:
+def facts(reader: StoreReader, ref: Ref, status: Status) -> page_data.TaskPage:
     """Return what is known of a task, its conversation apart. Raises ``StoreError``."""
     row = reader.task(ref)
-    doing = sight.status.doing if sight.status else {}
-    waiting = wait_reasons(reader, [row], daemon=_runs(sight))
+    waiting = wait_reasons(reader, [row], daemon=status.runs)
     held = () if row.status.final else waiting.parkings(row)
     folder = reader.batch(ref.batch).batch.folder
     prompt = _prompt(reader, ref, folder)
     return filled(
         page_data.TaskPage,
-        page_data.head(sight),
+        page_data.head(status),
         batch=ref.batch,
-        task=_line(row, waiting, doing),
+        task=_line(row, waiting, status.doing),
         prompt=prompt,
         prompt_tree=_tree(prompt),
         pruned=reader.read(lookups.pruned, ref),
@@ -239,15 +232,8 @@ def _shown(page: page_data.Head) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(page, at=0.0))
 
 
-async def _settled(view: View, sight: StoreSight) -> page_data.Head:
-    try:
-        return await view(sight)
-    except BatchdError as error:
-        return page_data.failed(sight, error)
-
-
 def _batch(
-    lines: Excerpts, reader: StoreReader, name: str, wanted: TaskFilter, sight: StoreSight
+    lines: Excerpts, reader: StoreReader, name: str, wanted: TaskFilter, status: Status
 ) -> page_data.BatchPage:
     row = reader.batch(name)
     count, rows = reader.tasks_where(
@@ -259,12 +245,11 @@ def _batch(
         limit=PAGE,
         offset=wanted.page * PAGE,
     )
-    waiting = wait_reasons(reader, rows, daemon=_runs(sight))
-    doing = sight.status.doing if sight.status else {}
+    waiting = wait_reasons(reader, rows, daemon=status.runs)
     held = standstill.of_batch(reader.parked(), name, rows) if row.finished < row.tasks else ()
     return filled(
         page_data.BatchPage,
-        page_data.head(sight),
+        page_data.head(status),
         batch=page_data.batch(row),
         waits=page_data.parked(held),
         matching=count,
@@ -272,7 +257,8 @@ def _batch(
         report=os.path.lexists(Path(row.batch.folder, "report.html")),
         results=os.path.lexists(Path(row.batch.folder, RESULTS)),
         rows=tuple(
-            _line(each, waiting, doing, lines.line(reader, row, each.ref.task)) for each in rows
+            _line(each, waiting, status.doing, lines.line(reader, row, each.ref.task))
+            for each in rows
         ),
     )
 
@@ -283,17 +269,13 @@ def _line(
     return page_data.task(row, waiting.why(row), doing.get(row.ref), prompt)
 
 
-def _runs(sight: StoreSight) -> bool:
-    return sight.status is not None and sight.status.runs
-
-
 def _task(
-    reader: StoreReader, ref: Ref, sight: StoreSight, start: int | None
+    reader: StoreReader, ref: Ref, status: Status, start: int | None
 ) -> tuple[page_data.TaskPage, int, int, list[dict[str, Any]]]:
     """Return facts, the number of the first event sent,
     the one after the last, and the passages.
     """
-    found = facts(reader, ref, sight)
+    found = facts(reader, ref, status)
     end = 0 if found.pruned else reader.read(lookups.length, ref)
     first = max(0, end - _STEPS) if start is None or start > end else start
     end = min(end, first + _STEPS)

@@ -161,17 +161,30 @@ def report() -> tuple[Template, str, str]:
 class ServedAsset:
     """A file, as it is sent."""
 
+    #: What it is asked for by: its own name, and what changes with its content.
+    name: str
     type: str
     data: bytes
 
 
 @cache
 def assets() -> dict[str, ServedAsset]:
-    """Return all files that browsers ask a server for, by the name that they are asked for by."""
-    return {
-        _named(kind, data): ServedAsset(_TYPES[kind.partition(".")[2]], data)
-        for kind, data in _served()
+    """Return all files that browsers ask a server for, by the names that they have here."""
+    texts = {
+        "app.css": _together(*_STYLES, "web.css"),
+        "app.js": _together(*_SCRIPTS, *_LIVE),
+        "login.js": _asset("login.js"),
     }
+    return {kind: _served(kind, text.encode()) for kind, text in texts.items()}
+
+
+def _served(kind: str, data: bytes) -> ServedAsset:
+    name, _, ending = kind.partition(".")
+    mark = hashlib.sha256(data).hexdigest()[:12]
+    return ServedAsset(f"{name}-{mark}.{ending}", _TYPES[ending], data)
+
+
+_TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
 
 
 @cache
@@ -180,27 +193,9 @@ def shell(*, login: bool, orders: tuple[str, ...] = ()) -> str:
 
     ``orders``: the verbs of those that it may give.
     """
-    names = {kind: _named(kind, data) for kind, data in _served()}
-    script = names["login.js" if login else "app.js"]
+    script = assets()["login.js" if login else "app.js"]
     return Template(_asset("login.html" if login else "shell.html")).substitute(
-        style=f"/assets/{names['app.css']}",
-        script=f"/assets/{script}",
+        style=f"/assets/{assets()['app.css'].name}",
+        script=f"/assets/{script.name}",
         orders=f' data-orders="{" ".join(orders)}"' if orders else "",
     )
-
-
-_TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
-
-
-@cache
-def _served() -> tuple[tuple[str, bytes], ...]:
-    return (
-        ("app.css", _together(*_STYLES, "web.css").encode()),
-        ("app.js", _together(*_SCRIPTS, *_LIVE).encode()),
-        ("login.js", _asset("login.js").encode()),
-    )
-
-
-def _named(kind: str, data: bytes) -> str:
-    name, _, ending = kind.partition(".")
-    return f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.{ending}"

@@ -7,7 +7,6 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -139,16 +138,6 @@ _REST_FACTOR = 10.0
 _SELDOM_S = 10.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreSight:
-    """What a look has shown."""
-
-    #: None where the store cannot be read.
-    status: Status | None
-    #: Why not.
-    trouble: str = ""
-
-
 class StoreWatch:
     """Looks, and wakes who waits for it."""
 
@@ -158,11 +147,11 @@ class StoreWatch:
         self._file: tuple[int, int] | None = None
         self._watching = 0
         self._looking: asyncio.Task[None] | None = None
-        self._sight: StoreSight | None = None
+        self._sight: Status | None = None
         #: Done with the next sight.
-        self._next: asyncio.Future[StoreSight] | None = None
+        self._next: asyncio.Future[Status] | None = None
 
-    async def sights(self) -> AsyncGenerator[StoreSight, None]:
+    async def sights(self) -> AsyncGenerator[Status, None]:
         """Yield what is seen, look by look; who is slow misses some."""
         self._watching += 1
         try:
@@ -173,7 +162,7 @@ class StoreWatch:
         finally:
             self._watching -= 1
 
-    async def once(self) -> StoreSight:
+    async def once(self) -> Status:
         """Return what the next look shows, or the last one has,
         where there was one a moment ago.
         """
@@ -188,7 +177,7 @@ class StoreWatch:
             await asyncio.wait([self._looking])
         self._observer.close()
 
-    def _coming(self) -> asyncio.Future[StoreSight]:
+    def _coming(self) -> asyncio.Future[Status]:
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
         if self._looking is None or self._looking.done():
@@ -213,12 +202,12 @@ class StoreWatch:
             await asyncio.sleep(max(_EVERY_S - took, min(took * _REST_FACTOR, _SELDOM_S)))
         self._sight = None
 
-    def _see(self) -> StoreSight:
+    def _see(self) -> Status:
         file = trees.identity(self._store)
         if file != self._file:
             self._observer.close()  # a backup was put in its place
             self._file = file
         try:
-            return StoreSight(status=self._observer.look())
+            return self._observer.look()
         except BatchdError as error:
-            return StoreSight(status=None, trouble=str(error))
+            return Status(trouble=str(error))

@@ -177,10 +177,7 @@ class ProgressWatch:
 
 
 def follow(
-    watch: ProgressWatch,
-    ended: Callable[[Sequence[BatchRow]], bool],
-    *,
-    quiet: bool = False,
+    watch: ProgressWatch, ended: Callable[[Sequence[BatchRow]], bool], *, quiet: bool = False
 ) -> None:
     """Show what a watch finds until ``ended`` says of it that it is over; ``quiet``: wait only.
 

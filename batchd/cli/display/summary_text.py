@@ -47,14 +47,7 @@ def lines(summary: Mapping[str, Any], prompts: Mapping[str, str] | None = None) 
     if found := sum(task.get("runs_code", 0) != 0 for task in summary["tasks"]):
         may = f"{counted(found, 'task')} may have changed what runs code when you use the directory"
         cautions = ["", f"{may}: `batchd status {name}` says what"]
-    return [
-        head,
-        "",
-        *_figures(summary),
-        "",
-        *_tasks(summary["tasks"], prompts or {}),
-        *cautions,
-    ]
+    return [head, "", *_figures(summary), "", *_tasks(summary["tasks"], prompts or {}), *cautions]
 
 
 def _figures(summary: Mapping[str, Any]) -> list[str]:

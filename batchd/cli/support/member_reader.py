@@ -12,13 +12,7 @@ from pathlib import Path
 import msgspec
 
 from batchd import decoders, users
-from batchd.errors import (
-    BatchdError,
-    ForbiddenError,
-    NoDaemonError,
-    Problem,
-    UnknownNameError,
-)
+from batchd.errors import BatchdError, ForbiddenError, NoDaemonError, Problem, UnknownNameError
 from batchd.formats import StatusBatchV1, StatusV1, SummaryV1
 from batchd.log import escape
 from batchd.records import Batch, Parking, Ref, Tally, TaskStatus, outcome

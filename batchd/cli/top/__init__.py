@@ -19,12 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = "`?` lists the keys. `batchd top` only looks and gives orders: the daemon goes on when it ends."
     parser.add_argument(
-        "-i",
-        "--interval",
-        type=float,
-        default=1.0,
-        metavar="SECONDS",
-        help="between two looks (1)",
+        "-i", "--interval", type=float, default=1.0, metavar="SECONDS", help="between two looks (1)"
     )
     parser.add_argument("--once", action="store_true", help="print one picture, also into a pipe")
 
