@@ -19,23 +19,15 @@ def of_batch(
 ) -> tuple[Parking, ...]:
     """Return what keeps tasks of a batch from going on."""
     left = [task for task in tasks if not task.status.final]
-    models = {task.model for task in left}
-    providers = {task.model.partition("/")[0] for task in left}
-    refs = {str(task.ref) for task in left}
-
-    def concerns(each: Parking) -> bool:
-        match each.scope:
-            case Scope.BATCH:
-                return each.name == batch
-            case Scope.TASK:
-                return each.name in refs
-            case Scope.PROVIDER:
-                return each.name in providers
-            case Scope.MODEL:
-                return each.name in models
-        return bool(left)
-
-    return tuple(each for each in parked if concerns(each))
+    names = {
+        Scope.BATCH: {batch},
+        Scope.TASK: {str(task.ref) for task in left},
+        Scope.PROVIDER: {task.model.partition("/")[0] for task in left},
+        Scope.MODEL: {task.model for task in left},
+    }
+    return tuple(
+        each for each in parked if (each.name in names[each.scope] if each.scope in names else left)
+    )
 
 
 #: What a running task's line says where no daemon can be working on it.

@@ -66,12 +66,10 @@ def application(config: Config, gate: TokenCheck, streams: EventStreams) -> Star
         queries.close()
 
     ordering = Ordering(config, gate, queries).routes() if orders else ()
-    login = pages.shell(login=True)
+    hosts = frozenset({"localhost", *(name.lower().rstrip(".") for name in web.hosts)})
     app = Starlette(
         routes=[*ordering, *handlers.routes()],
-        middleware=[
-            Middleware(RequestShield, gate=gate, names=web.hosts, login=login, orders=orders)
-        ],
+        middleware=[Middleware(RequestShield, gate, hosts, pages.shell(login=True), orders)],
         exception_handlers={
             BatchdError: _troubled,
             HTTPException: _nothing,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,22 +15,19 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from batchd.control.status import RunningTask
 from batchd.errors import BatchdError, StoreError, UsageError
 from batchd.observe import standstill
-from batchd.observe.standstill import WaitReasons
 from batchd.observe.status import Status, wait_reasons
 from batchd.records import Ref, TaskStatus
 from batchd.store import lookups
 from batchd.store.queries import SORTS, StoreReader
-from batchd.store.rows import TaskRow
 from batchd.store.shown import filled
 from batchd.views import Kind, passages
 from batchd.web import page_data, pages, store_queries
 from batchd.web.gathering import RESULTS
 from batchd.web.pages import plain
 from batchd.web.shield import as_json
-from batchd.web.store_queries import Excerpts, StoreQueries, StoreWatch
+from batchd.web.store_queries import StoreQueries, StoreWatch
 
 #: Who listens at once. A browser that may not is asked to come again.
 MAX_LISTENERS = 64
@@ -109,22 +105,11 @@ PAGE = 100
 _STEPS = 200
 #: Characters of one passage.
 _MAX_PASSAGE_CHARS = 40_000
+#: Characters of what tasks are searched for.
+_MAX_SEARCH_CHARS = 200
 
 #: Makes a page's values from what was seen.
 View: TypeAlias = Callable[[Status], Awaitable[page_data.Head]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskFilter:
-    """Which tasks of a batch are wanted."""
-
-    statuses: tuple[str, ...] = ()
-    text: str = ""
-    #: A key of ``queries.SORTS``.
-    sort: str = ""
-    descending: bool = False
-    #: From 0.
-    page: int = 0
 
 
 async def updates(watch: StoreWatch, view: View) -> AsyncIterator[bytes]:
@@ -157,13 +142,50 @@ def overview(queries: StoreQueries) -> View:
 
 
 def batch(queries: StoreQueries, request: Request) -> View:
-    """Return what makes the page of a batch. Raises ``UsageError``."""
-    name, wanted = request.path_params["batch"], task_filter(request)
+    """Return what makes the page of a batch, with the tasks that are wanted. Raises
+    ``UsageError``.
+    """
+    name, given, page_no = (
+        request.path_params["batch"],
+        request.query_params,
+        number(request, "page"),
+    )
+    sort, text = given.get("sort", ""), given.get("q", "")[:_MAX_SEARCH_CHARS]
+    statuses = [s for s in given.get("status", "").split(",") if s]
+    if sort.removeprefix("-") not in SORTS or not {*statuses} <= {*TaskStatus}:
+        raise UsageError("sort is a column, and status a list of statuses")
+
+    def page(reader: StoreReader, status: Status) -> page_data.BatchPage:
+        row = reader.batch(name)
+        count, rows = reader.tasks_where(
+            name,
+            statuses=statuses,
+            text=text,
+            sort=sort.removeprefix("-"),
+            descending=sort.startswith("-"),
+            limit=PAGE,
+            offset=page_no * PAGE,
+        )
+        waiting = wait_reasons(reader, rows, daemon=status.runs)
+        held = standstill.of_batch(reader.parked(), name, rows) if row.finished < row.tasks else ()
+        excerpts = (queries.excerpts.line(reader, row, each.ref.task) for each in rows)
+        return filled(
+            page_data.BatchPage,
+            page_data.head(status),
+            batch=page_data.batch(row),
+            waits=page_data.parked(held),
+            matching=count,
+            page=page_no,
+            report=os.path.lexists(Path(row.batch.folder, "report.html")),
+            results=os.path.lexists(Path(row.batch.folder, RESULTS)),
+            rows=tuple(
+                page_data.task(each, waiting.why(each), status.doing.get(each.ref), excerpt)
+                for each, excerpt in zip(rows, excerpts, strict=True)
+            ),
+        )
 
     async def view(status: Status) -> page_data.Head:
-        return await queries.ask(
-            lambda reader: _batch(queries.excerpts, reader, name, wanted, status)
-        )
+        return await queries.ask(lambda reader: page(reader, status))
 
     return view
 
@@ -217,7 +239,7 @@ def facts(reader: StoreReader, ref: Ref, status: Status) -> page_data.TaskPage:
         page_data.TaskPage,
         page_data.head(status),
         batch=ref.batch,
-        task=_line(row, waiting, status.doing),
+        task=page_data.task(row, waiting.why(row), status.doing.get(ref)),
         prompt=prompt,
         prompt_tree=_tree(prompt),
         pruned=reader.read(lookups.pruned, ref),
@@ -230,43 +252,6 @@ def facts(reader: StoreReader, ref: Ref, status: Status) -> page_data.TaskPage:
 def _shown(page: page_data.Head) -> bytes:
     """Return what of a page is seen: when it was looked at is not."""
     return msgspec.json.encode(msgspec.structs.replace(page, at=0.0))
-
-
-def _batch(
-    lines: Excerpts, reader: StoreReader, name: str, wanted: TaskFilter, status: Status
-) -> page_data.BatchPage:
-    row = reader.batch(name)
-    count, rows = reader.tasks_where(
-        name,
-        statuses=wanted.statuses,
-        text=wanted.text,
-        sort=wanted.sort,
-        descending=wanted.descending,
-        limit=PAGE,
-        offset=wanted.page * PAGE,
-    )
-    waiting = wait_reasons(reader, rows, daemon=status.runs)
-    held = standstill.of_batch(reader.parked(), name, rows) if row.finished < row.tasks else ()
-    return filled(
-        page_data.BatchPage,
-        page_data.head(status),
-        batch=page_data.batch(row),
-        waits=page_data.parked(held),
-        matching=count,
-        page=wanted.page,
-        report=os.path.lexists(Path(row.batch.folder, "report.html")),
-        results=os.path.lexists(Path(row.batch.folder, RESULTS)),
-        rows=tuple(
-            _line(each, waiting, status.doing, lines.line(reader, row, each.ref.task))
-            for each in rows
-        ),
-    )
-
-
-def _line(
-    row: TaskRow, waiting: WaitReasons, doing: Mapping[Ref, RunningTask], prompt: str = ""
-) -> page_data.TaskLine:
-    return page_data.task(row, waiting.why(row), doing.get(row.ref), prompt)
 
 
 def _task(
@@ -311,10 +296,6 @@ def _prompt(reader: StoreReader, ref: Ref, folder: str) -> str | None:
     return prompt if more <= 0 else f"{prompt[:_MAX_PASSAGE_CHARS]}\n… {more:,} characters more"
 
 
-#: Characters of what tasks are searched for.
-_MAX_SEARCH_CHARS = 200
-
-
 def ref(request: Request) -> Ref:
     """Return the task that a path names."""
     return Ref(request.path_params["batch"], request.path_params["task"])
@@ -326,18 +307,3 @@ def number(request: Request, name: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):  # beyond it no page is
         raise UsageError(f"{name} is a number")
     return int(text)
-
-
-def task_filter(request: Request) -> TaskFilter:
-    """Return which tasks of a batch are wanted, and sorted by what. Raises ``UsageError``."""
-    sort = request.query_params.get("sort", "")
-    statuses = [s for s in request.query_params.get("status", "").split(",") if s]
-    if sort.removeprefix("-") not in SORTS or not {*statuses} <= {*TaskStatus}:
-        raise UsageError("sort is a column, and status a list of statuses")
-    return TaskFilter(
-        statuses=tuple(statuses),
-        text=request.query_params.get("q", "")[:_MAX_SEARCH_CHARS],
-        sort=sort.removeprefix("-"),
-        descending=sort.startswith("-"),
-        page=number(request, "page"),
-    )

@@ -104,8 +104,7 @@ class DetailBlocks:
         self._left_short = quota
         self._parts: list[str] = []
         self._at = 0
-        #: Transcripts that are in it, and that would not fit.
-        self.embedded = 0
+        #: Transcripts that would not fit.
         self.left_out = 0
         #: Tasks of which there is no block.
         self.bare = 0
@@ -124,7 +123,6 @@ class DetailBlocks:
             block = _packed(_details(task, in_full=True))
             if len(block) <= self._left:
                 self._left -= len(block)
-                self.embedded += 1
                 return self._put(block)
             if self._left < self._crumbs:
                 self._left = 0

@@ -14,6 +14,7 @@ import stat
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
@@ -143,16 +144,11 @@ class TokenCheck:
         """Return whether a session is good."""
         head, _, sign = session.rpartition(".")
         until = head.partition(".")[0]
-        known = (
-            until.isascii() and until.isdigit() and len(until) < 16
-        )  # no honest moment is longer
-        return (
-            hmac.compare_digest(
-                sign.encode("utf-8", "surrogateescape"), self._signed(head).encode()
-            )
-            and known
-            and self._clock() < int(until)
-        )
+        shown = sign.encode("utf-8", "surrogateescape")
+        right = hmac.compare_digest(shown, self._signed(head).encode())
+        # No honest moment is longer.
+        known = until.isascii() and until.isdigit() and len(until) < 16
+        return right and known and self._clock() < int(until)
 
     def _signed(self, what: str) -> str:
         text = f"batchd web session {what}".encode("utf-8", "surrogateescape")
@@ -184,26 +180,18 @@ _KEY = "x-batchd-key"
 FILE_TYPE, ORDER_HEADER = "application/octet-stream", "x-batchd-order"
 
 
+@dataclass(slots=True, eq=False)
 class RequestShield:
     """Lets through what may pass. An ASGI application around another."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        gate: TokenCheck,
-        names: Sequence[str],
-        login: str,
-        orders: Sequence[str] = (),
-    ) -> None:
-        """``names``: those beside addresses and localhost;
-        ``login``: what browsers are shown first; ``orders``: the verbs of those that they may give.
-        """
-        self._app = app
-        self._gate = gate
-        self._orders = orders
-        self._hosts = {"localhost", *(name.lower().rstrip(".") for name in names)}
-        self._login = login
+    _app: ASGIApp
+    _gate: TokenCheck
+    #: Those that it is called by, beside addresses.
+    _hosts: frozenset[str]
+    #: What browsers are shown first.
+    _login: str
+    #: The verbs of those orders that they may give.
+    _orders: Sequence[str]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or have it answered."""

@@ -25,18 +25,14 @@ if TYPE_CHECKING:
 MARKS = {"completed": "✓", "timeout": "◷", "error": "✗", "cancelled": "○"}
 #: Escape sequences of the few colours in use.
 _COLOURS = {
-    "completed": "32",
-    "running": "36",
-    **dict.fromkeys(("parked", "timeout"), "33"),
+    **dict.fromkeys(("completed", "ok"), "32"),
+    **dict.fromkeys(("rejected", "error", "failed"), "31"),
+    **dict.fromkeys(("parked", "timeout", "cancelled"), "33"),
     # … and their words, of views/view.py, which takes time to load.
     **dict.fromkeys(("waiting", "not accepted or over a limit"), "33"),
     **dict.fromkeys(("not accepted", "out of calls", "out of tokens"), "33"),
     **dict.fromkeys(("out of money", "out of time"), "33"),
-    "cancelled": "33",
-    "rejected": "31",
-    "error": "31",
-    "failed": "31",
-    "ok": "32",
+    "running": "36",
 }
 
 

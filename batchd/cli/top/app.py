@@ -178,15 +178,13 @@ class Dialog(ModalScreen[str]):
 class View(Screen[None]):
     """A whole screen of lines, the last of which says what keys do, or what an order did."""
 
+    #: What is to be looked at for it, beside how things stand.
+    wish = Wish()
+
     @property
     def top(self) -> Top:
         """The program."""
         return cast(Top, self.app)
-
-    @property
-    def wish(self) -> Wish:
-        """What is to be looked at for it, beside how things stand."""
-        raise NotImplementedError
 
     def lines(self, sight: Sight, width: int, height: int) -> list[Text]:
         """Return its lines; of more than there is room for, the first are shown."""
@@ -361,11 +359,6 @@ class Lists(View):
         #: The tasks that are listed, and what they were made of.
         self._listed: tuple[object, list[TaskRow]] = (None, [])
 
-    @property
-    def wish(self) -> Wish:
-        """The batch that is opened."""
-        return Wish(batch=self.opened)
-
     # Keys
 
     def act(self, key: str) -> None:
@@ -437,6 +430,7 @@ class Lists(View):
 
     def _open(self, batch: str, *, failed: bool = False) -> None:
         self.opened, self.failed, self.in_batches = batch, failed, not batch
+        self.wish = Wish(batch=batch)
         self._of_tasks = Choice(self._of_tasks.by)
 
     # What there is
@@ -542,16 +536,11 @@ class Conversation(View):
 
     def __init__(self, ref: Ref) -> None:
         super().__init__()
-        self.ref = ref
+        self.ref, self.wish = ref, Wish(ref=ref)
         #: Lines of so many events, for which width, and whether whole.
         self._lines: list[ScreenLine] = []
         self._made = (0, 0, False)
         self._room = 1
-
-    @property
-    def wish(self) -> Wish:
-        """The task."""
-        return Wish(ref=self.ref)
 
     def act(self, key: str) -> None:
         """Act on a key: scroll, fold, order, or go back."""
