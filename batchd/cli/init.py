@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 from pathlib import Path
 
 from batchd import config, pricing
 from batchd.config import trust
-from batchd.config.providers import PRESETS, reachable
+from batchd.config.providers import PRESETS
 from batchd.config.sections import AgentSection, PoolSection
 from batchd.errors import BatchdError, ConfigError, NotPossibleError, UsageError
 from batchd.log import escape
@@ -19,11 +18,6 @@ from batchd.spool.new_spool import NewSpool
 
 _NOTHING = "nothing was made"
 _MAX_AGENTS = 1000
-_MODEL = re.compile(r"[^\s/]+/\S+")
-_SCHEME = re.compile(r"https?://", re.IGNORECASE)
-_EXAMPLE = "http://10.0.0.7:8000/v1"
-#: What the dialects add to an address by themselves.
-_ENDPOINTS = ("/chat/completions", "/responses", "/messages")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,14 +102,13 @@ def run(args: argparse.Namespace) -> int:
 def _wanted(args: argparse.Namespace, directory: Path) -> NewSpool:
     """Return what is wanted: as given, else as usual. Raises ``UsageError``."""
     model = args.model or AgentSection().model
-    provider = model.partition("/")[0]
-    if wrong := _wrong_model(model):
-        raise UsageError(f"--model {escape(model)}: {wrong}")
+    provider, _, name = model.partition("/")
+    if not (provider and name):
+        seller = next((each for each in PRESETS if model in pricing.names(each)), "")
+        like = f"{seller}/{model}" if seller else AgentSection().model
+        raise UsageError(f"--model {escape(model)}: write PROVIDER/MODEL, such as {like}")
     if args.base_url and not args.model:
         raise UsageError("--base-url goes with --model PROVIDER/MODEL")
-    if args.base_url and (wrong := _wrong_address(args.base_url)):
-        given = "" if "@" in args.base_url else f" {escape(args.base_url)}"
-        raise UsageError(f"--base-url{given}: {wrong}")
     if not args.base_url and provider not in PRESETS:
         known = ", ".join(PRESETS)
         raise UsageError(f"{escape(provider)} is none of {known}: give its --base-url too")
@@ -136,30 +129,6 @@ def _wanted(args: argparse.Namespace, directory: Path) -> NewSpool:
         key_file=key_file,
         agents=agents,
     )
-
-
-def _wrong_model(model: str) -> str:
-    """Return what to write in place of a model's bare name: who sells it stands before it;
-    empty: nothing is wrong.
-    """
-    if _MODEL.fullmatch(model):
-        return ""
-    sold = [f"{seller}/{model}" for seller in PRESETS if model in pricing.names(seller)]
-    like = sold[0] if sold else AgentSection().model
-    return f"it has no provider before the model: write PROVIDER/MODEL, such as {like}"
-
-
-def _wrong_address(url: str) -> str:
-    """Return why a provider cannot be reached by an address; empty: it can, as far as it shows."""
-    if "@" in url.partition("?")[0]:
-        return "leave user and password out of it: the key has an option of its own"
-    if not _SCHEME.match(url):
-        begun = "" if "://" in url else f": write http://{url}, or https://"
-        return f"it must begin with http:// or https://{begun}"
-    if not reachable(url):
-        return f"it must be http(s)://HOST[:PORT]/PATH, as in {_EXAMPLE}"
-    ending = next((e for e in _ENDPOINTS if url.rstrip("/").endswith(e)), "")
-    return ending and f"leave {ending} out: batchd adds it"
 
 
 def _refuse(wanted: NewSpool) -> None:
