@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     if args.directory:
         return code
     known = trust.listing(os.environ)
-    for warning in filter(None, (known.problem, trust.former())):
-        formatting.complain(f"batchd: {warning}")
+    if known.problem:
+        formatting.complain(f"batchd: {known.problem}")
     if args.json or known.entries:
         # The owner: the number of a user whose files count there, beside root's and one's own.
         programs: tuple[Column[str], ...] = (

@@ -311,13 +311,9 @@ class Reader:
         """
         if place[:-1] not in self.names or len(place) != 3 or place[0] not in _ENTRIES:
             return Problem("", "this key is needed")
-        section, name, needed = map(str, place)
-        known = [key for key in self.raw[section] if (section, key) not in self.names]
-        near = difflib.get_close_matches(name, known, n=1)
-        what = [f"do you mean {near[0]}?"] if near else []
-        what += [f"the known ones are {', '.join(sorted(known))}" if known else "there are none"]
-        what += [f"a new one needs {needed}"]
-        return Problem("", f"there is no {_ENTRIES[section]} {name}", "; ".join(what))
+        section, name, _ = map(str, place)
+        known = [key for key in self.raw[section] if (section, key) not in self.names] or ["none"]
+        return replace(unknown(name, known), message=f"there is no {_ENTRIES[section]} {name}")
 
 
 def _single(kind: Any, raw: object) -> object:

@@ -102,7 +102,7 @@ def trusted(file: Path, environ: Mapping[str, str]) -> ConfigFile:
         if status.st_uid not in owners:
             why = "its directory is not trusted, and it decides where keys are sent and what runs as you"
             fix = f"read it; if it is yours: {command(path.parent)}, or {_NAMED}"
-            doubtful = filter(None, (known.problem, former()))
+            doubtful = (known.problem,) if known.problem else ()
             raise ConfigError((Problem(str(path), why, fix), *doubtful))
         _insist(doubt(path.parent, status, owners))
     return ConfigFile(file, owners, real)
@@ -148,16 +148,6 @@ def word(path: Path, name: str) -> str:
     """
     word = shlex.quote(str(path))
     return word if len(word) <= _MAX_PATH_CHARS else name
-
-
-def former() -> Problem | None:
-    """Return that the system's list, which earlier versions had, does not count."""
-    if not os.path.lexists(SYSTEM / NAME):
-        return None
-    why = "this list does not count: each user has their own"
-    return Problem(
-        str(SYSTEM / NAME), why, "run `batchd trust DIR` as each who works there, and remove it"
-    )
 
 
 def homes(environ: Mapping[str, str], below: Mapping[str, str] = VARIABLES) -> Iterator[Path]:

@@ -56,16 +56,6 @@ _LONGEST_SUBJECT = 200
 #: What programs go by is of words of ours alone:
 #: a password that happens to be one of them is not to be found there.
 _OURS = frozenset({"id", "event", "at", "since", "scope", "cause", "status", "reason"})
-#: How several events of a name are counted.
-_COUNTED = {
-    "batch_completed": "completed",
-    "batch_failed": "with failures",
-    "batch_rejected": "rejected",
-    "budget_reached": "budgets reached",
-    "provider_parked": "providers whose tasks wait",
-    "provider_resumed": "providers back",
-    "daemon_started": "starts of the daemon",
-}
 
 
 def batch_ended(batch: Batch, summary: str, at: float) -> EventV1:
@@ -267,12 +257,13 @@ def compose(events: Sequence[EventV1], own: str) -> NotificationV1:
     ranked = sorted(events, key=lambda event: _rank(event.event))
     more = Counter(event.event for event in ranked[MOST_EVENTS:])
     ranked = ranked[:MOST_EVENTS]
+    others = f", and {len(events) - 1:,} more" if len(events) > 1 else ""
     host = escape(socket.gethostname())
     return NotificationV1(
         id=own,
         at=timestamp(time_of(own)),
         host=host,
-        subject=f"[batchd {host}] {_subject(ranked, more)}"[:_LONGEST_SUBJECT],
+        subject=f"[batchd {host}] {ranked[0].headline}{others}"[:_LONGEST_SUBJECT],
         text="\n".join(_text(ranked, more)).strip() + f"\n\n-- \nbatchd {__version__} on {host}\n",
         events=tuple(sorted(ranked, key=lambda event: event.id)),
         left_out=dict(more),
@@ -284,31 +275,15 @@ def _rank(name: str) -> int:
     return _RANKS.index(name) if name in _RANKS else len(_RANKS)
 
 
-def _subject(ranked: Sequence[EventV1], more: Counter[str]) -> str:
-    counts = Counter(event.event for event in ranked) + more
-    first, total = ranked[0], counts.total()
-    if total == 1:
-        return first.headline
-    if first.event.startswith("batch_") and all(name.startswith("batch_") for name in counts):
-        return f"{total:,} batches ended: {_kinds(counts)}"
-    return f"{first.headline}, and {total - 1:,} more"
-
-
-def _kinds(counts: Counter[str]) -> str:
-    named = sorted(counts.items(), key=lambda item: _rank(item[0]))
-    return ", ".join(f"{count:,} {_COUNTED.get(name, name)}" for name, count in named)
-
-
 def _text(ranked: Sequence[EventV1], more: Counter[str]) -> Iterator[str]:
     for index, event in enumerate(ranked):
-        when = event.at.replace("T", " ").partition(".")[0]
+        yield f"{event.at.replace('T', ' ').partition('.')[0]} UTC  {event.headline}"
         if index >= _IN_FULL:
-            yield f"{when} UTC  {event.headline}"
             continue
-        yield f"{when} UTC  {event.headline}"
         yield from (f"    {line}" for line in event.message.splitlines())
         if event.how_to_go_on:
             yield f"    To go on: {event.how_to_go_on}"
         yield ""
     if more:
-        yield f"… and {more.total():,} more: {_kinds(more)}"
+        kinds = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in more.items())
+        yield f"… and {more.total():,} more: {kinds}"

@@ -93,11 +93,11 @@ def test_of_many_the_most_important_are_named_and_the_rest_counted() -> None:
     assert len(folded.events) == messages.MOST_EVENTS
     assert "tasks for provider openai wait: auth, and 302 more" in folded.subject
     assert folded.text.index("provider openai") < folded.text.index("batch b0")
-    assert "… and 253 more: 252 rejected, 1 starts of the daemon" in folded.text
-    assert messages.compose(events[:2], ULID).subject.endswith("2 batches ended: 2 rejected")
+    assert "… and 253 more: 252 batch rejected, 1 daemon started" in folded.text
+    assert messages.compose(events[:2], ULID).subject.endswith(", and 1 more")
     # Version 0.2.0 left such ones.
     older = replace(daemon, event="model_retiring")
-    assert "2 model_retiring" in messages.compose([older] * 51 + [daemon], ULID).text
+    assert "2 model retiring" in messages.compose([older] * 51 + [daemon], ULID).text
 
 
 def test_signatures_are_those_of_standard_webhooks() -> None:
