@@ -70,8 +70,8 @@ def submit(
     taskfile.parse(data, filename, settings)
     alive = dropping.alive(settings)
     dropping.refuse_spoolless(settings, alive=alive)
-    path, mine = dropping.drop(settings, filename, data, alive=alive)
-    return Batch(settings, (mine or dropping.DroppedBatch("", path.name, data)).find)
+    _, mine = dropping.drop(settings, filename, data, alive=alive)
+    return Batch(settings, mine.find)
 
 
 def batch(name: str, *, config: str | Path | None = None, spool: str | Path | None = None) -> Batch:

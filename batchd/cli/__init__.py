@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(command.run(args))
         sys.stdout.flush()
     except ForbiddenError as error:
-        _complain(refusals.forbidden(error, given))
+        _complain(refusals.with_fix(str(error), error.user, given))
         return error.exit_code
     except BatchdError as error:
         _complain(str(error))

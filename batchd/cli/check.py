@@ -190,12 +190,14 @@ def look(
             verdict = "note"
         yield CheckLine(verdict, layer.name, layer.detail, layer.fix)
     yield from _models(settings, offline=offline, tasks=models)
-    if why := telemetry.missing(settings).get("metrics"):
-        yield _missing("metrics", why)
-    elif settings.metrics.listen:
-        said = f"answered at {settings.metrics.listen} while a daemon runs; the port was not tried"
-        yield CheckLine("ok", "metrics", said)
-    yield from _traces(settings)
+    for section, why in telemetry.missing(settings).items():
+        said, _, fix = why.partition(": ")
+        yield CheckLine("failed", section, said, fix)
+    if settings.traces.endpoint:
+        try:
+            settings.traces.all_headers(settings.environ)
+        except BatchdError as error:
+            yield CheckLine("failed", "traces", str(error))
     yield from _receivers(settings)
 
 
@@ -204,11 +206,7 @@ def _repositories(settings: config.Config) -> Iterator[CheckLine]:
     workspace = settings.workspace
     if workspace.repos and shutil.which("git") is None:
         yield CheckLine("failed", "repositories", "git is not installed", "apt-get install git")
-    if not workspace.credentials:
-        return
-    if os.access(workspace.credentials, os.R_OK):
-        yield CheckLine("ok", "repositories", f"credentials in {workspace.credentials}")
-    else:
+    if workspace.credentials and not os.access(workspace.credentials, os.R_OK):
         fix = "make it, for batchd's user alone, or set [workspace] credentials"
         yield CheckLine("failed", "repositories", f"{workspace.credentials} cannot be read", fix)
 
@@ -226,15 +224,12 @@ def _machines(settings: config.Config) -> Iterator[CheckLine]:
 
 
 def _log_file(settings: config.Config) -> Iterator[CheckLine]:
-    if not settings.log.file:
-        return
     # It is not made here: the user who checks may be another than the daemon's.
     path = Path(settings.log.file).resolve()
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+    there = path if path.exists() else path.parent
+    if settings.log.file and (path.is_dir() or not os.access(there, os.W_OK)):
         fix = "make its folder, which this user may write, or set [log] file"
         yield CheckLine("failed", "log", f"{settings.log.file} cannot be written", fix)
-    else:
-        yield CheckLine("ok", "log", settings.log.file)
 
 
 def _visible(settings: config.Config) -> Iterator[CheckLine]:
@@ -248,26 +243,6 @@ def _visible(settings: config.Config) -> Iterator[CheckLine]:
             yield CheckLine("note", "sandbox view", f"{found.place}: {found.message}", found.hint)
     except ValueError:
         return  # the sandbox itself says it
-
-
-def _missing(what: str, why: str) -> CheckLine:
-    said, _, fix = why.partition(": ")
-    return CheckLine("failed", what, said, fix)
-
-
-def _traces(settings: config.Config) -> Iterator[CheckLine]:
-    wanted = settings.traces
-    if not wanted.endpoint:
-        return
-    if why := telemetry.missing(settings).get("traces"):
-        yield _missing("traces", why)
-    try:
-        wanted.all_headers(settings.environ)
-    except BatchdError as error:
-        yield CheckLine("failed", "traces", str(error))
-    else:
-        said = f"sent to {wanted.endpoint} while a daemon runs; the receiver was not tried"
-        yield CheckLine("ok", "traces", said)
 
 
 def _receivers(settings: config.Config) -> Iterator[CheckLine]:

@@ -9,13 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchd.errors import ForbiddenError
-
-
-def forbidden(error: ForbiddenError, arguments: Sequence[str]) -> str:
-    """Return what to say of an order, or a question, that is for another user."""
-    return _with_fix(str(error), error.user, arguments)
-
 
 def failed(error: OSError) -> str:
     """Return what is the matter with a file, a folder or a stream."""
@@ -46,11 +39,11 @@ def closed(command: str, error: PermissionError, arguments: Sequence[str]) -> st
     )
     if found.st_uid == os.geteuid():
         return f"{said}; give yourself access with chmod"
-    return _with_fix(said, user, arguments)
+    return with_fix(said, user, arguments)
 
 
-def _with_fix(said: str, user: str, arguments: Sequence[str]) -> str:
-    """Add the same command as that user, where there is one."""
+def with_fix(said: str, user: str, arguments: Sequence[str]) -> str:
+    """Return what was said, and the same command as the user it is for, where one is known."""
     if not user:
         return said
     program = Path(sys.argv[0])

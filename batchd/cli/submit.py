@@ -114,9 +114,9 @@ def run(args: argparse.Namespace) -> int:
             "serve`, or drop it without --wait"
         )
     path, mine = drop(settings, filename, data, alive=there, sure=args.wait)
-    if args.wait and mine is not None:
+    if args.wait:
         return _wait(settings, mine, as_json=args.json)
-    found = _soon(settings, mine) if there and mine is not None else None
+    found = _soon(settings, mine) if there else None
     refused = found is not None and bool(found.problems)
     if args.json:
         taken: dict[str, Any] = {} if found is None else {"batch": found.batch.name}
@@ -159,22 +159,24 @@ def refuse_spoolless(settings: config.Config, *, alive: bool) -> None:
 
 def drop(
     settings: config.Config, filename: str, data: bytes, *, alive: bool, sure: bool = False
-) -> tuple[Path, DroppedBatch | None]:
-    """Drop a file, and return its path and what finds its batch: None where the store cannot be
-    read, unless one must be ``sure``.
+) -> tuple[Path, DroppedBatch]:
+    """Drop a file, and return its path and what finds its batch; ``sure``: nothing is dropped where
+    nothing can say how that does.
     """
     if not alive:
         from batchd.spool import safety  # loads the sandbox; a running daemon has looked
 
         safety.refuse_seen(settings)
-    newest = None
+    newest: list[BatchRow] = []
     try:
-        newest = _newest(settings)
+        if has_books(settings):
+            with books(settings) as found:
+                newest = found.batches(limit=1)
     except BatchdError:
         if sure:
             raise
     path = inbox.drop(Path(settings.paths.inbox), filename, data)
-    return path, None if newest is None else DroppedBatch(newest, path.name, data)
+    return path, DroppedBatch(newest[0].batch.name if newest else "", path.name, data)
 
 
 def _soon(
@@ -240,30 +242,19 @@ def _unwatched(settings: config.Config) -> str:
     waits = "the file waits until `batchd serve` starts."
     if _member(settings):
         return f"No daemon shows in {settings.paths.outbox}; without one {waits}"
-    state = Path(settings.paths.state)
     try:
-        answer = control.ask(state, control.AskStatus(), timeout_s=_ANSWER_S)
+        control.ask(Path(settings.paths.state), control.AskStatus(), timeout_s=_ANSWER_S)
     except NoAnswerError:
         return "The daemon does not answer; it takes the file up once it goes on: batchd status."
     except NoDaemonError:
-        return f"No daemon runs; {waits}"
-    if answer.watching:  # it came up in between
-        return "The daemon takes the file up: batchd status."
-    return f"Process {answer.pid} works for `batchd run` alone; {waits}"
+        pass
+    return f"No daemon watches the inbox; {waits}"
 
 
 def has_books(settings: config.Config) -> bool:
     """Return whether anything says how batches do: not before the first one was taken up."""
     store = formatting.store_path(Path(settings.paths.state))
     return _member(settings) is not None or store.exists()
-
-
-def _newest(settings: config.Config) -> str:
-    if not has_books(settings):
-        return ""
-    with books(settings) as found:
-        rows = found.batches(limit=1)
-    return rows[0].batch.name if rows else ""
 
 
 @contextlib.contextmanager

@@ -101,15 +101,13 @@ class Config(ConfigSections):
         return hashlib.sha256(text).hexdigest()
 
     def _key(self, name: str, provider: ProviderSection) -> str:
-        if not (provider.api_key_file or provider.api_key_env):
-            return ""
         key, place = operator_files.secret(
             f"the key of provider {name}",
             file=provider.api_key_file,
             env=provider.api_key_env,
             environ=self.environ,
         )
-        if not key:
+        if place and not key:
             where = "" if provider.api_key_file else " where batchd runs, and start it again"
             raise NotPossibleError(f"provider {name} has no key: set {place}{where}")
         if not (key.isascii() and key.isprintable() and " " not in key):

@@ -40,13 +40,13 @@ def content(
 
 
 def secret(what: str, *, file: str, env: str, environ: Mapping[str, str]) -> tuple[str, str]:
-    """Return what a file holds now, or else a variable, without space around it;
-    and what to call that place.
+    """Return what a file holds now, or else a variable, without space around it; and what to call
+    that place: both are empty where neither is named.
 
     Raises ``NotPossibleError``, which says ``what`` cannot be read, where the file cannot.
     """
     if not file:
-        return environ.get(env, "").strip(), f"the environment variable {env}"
+        return environ.get(env, "").strip(), f"the environment variable {env}" if env else ""
     place = f"the file {file}"
     try:
         return content(file).decode().strip(), place

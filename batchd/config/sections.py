@@ -518,8 +518,6 @@ class ReceiverSection(Section):
 
     def secret(self, environ: Mapping[str, str]) -> str:
         """Return the key for signatures, read now; empty: none. Raises ``NotPossibleError``."""
-        if not (self.secret_env or self.secret_file):
-            return ""
         return _present("the key for signatures", self.secret_env, self.secret_file, environ)
 
     def address(self, environ: Mapping[str, str]) -> str:
@@ -572,7 +570,7 @@ _COMMON = ("kind", "on", "max_per_minute", "timeout_s", "give_up_s")
 
 def _present(what: str, env: str, file: str, environ: Mapping[str, str]) -> str:
     value, place = operator_files.secret(what, file=file, env=env, environ=environ)
-    if not value:
+    if place and not value:
         raise NotPossibleError(f"{what} is missing: set {place}")
     return value
 
@@ -627,12 +625,10 @@ class TracesSection(Section):
 
         Raises ``NotPossibleError``.
         """
-        if not (self.headers_file or self.headers_env):
-            return dict(self.headers)
         text, place = operator_files.secret(
             "[traces]: the headers", file=self.headers_file, env=self.headers_env, environ=environ
         )
-        if not text:
+        if place and not text:
             raise NotPossibleError(f"[traces]: {place} holds no headers: set it")
         return {**self.headers, **_parsed(text, place)}
 
@@ -723,14 +719,11 @@ class WebSection(Section):
 
         Raises ``NotPossibleError``.
         """
-        if not (self.token_file or self.token_env):
-            return ""
         token, place = operator_files.secret(
             "[web]: the token", file=self.token_file, env=self.token_env, environ=environ
         )
-        if len(token) < _MIN_TOKEN_CHARS or not (
-            token.isascii() and token.isprintable() and " " not in token
-        ):
+        word = token.isascii() and token.isprintable() and " " not in token
+        if place and not (word and len(token) >= _MIN_TOKEN_CHARS):
             raise NotPossibleError(
                 f"[web]: {place} holds no token: one word of {_MIN_TOKEN_CHARS} characters of ASCII or more, "
                 "as `openssl rand -hex 32` prints one"
