@@ -63,7 +63,7 @@ _MODULES: Mapping[str, str] = {
 }
 
 #: For the ``--help`` of each but the orders: lines that work as they stand, with names of the
-#: reader's own.
+#: reader's own; of the others the command alone.
 _EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "init": (
         "batchd init ~/spool",
@@ -84,21 +84,16 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "batchd cost --since today",
         "batchd cost evening --compare openai/gpt-6-luna anthropic/claude-haiku-5-5",
     ),
-    "web": ("batchd web",),
     "report": ("batchd report evening", "batchd report --since yesterday --csv"),
     "diff": ("batchd diff evening/001",),
     "apply": ("batchd apply evening/001",),
     "estimate": ("batchd estimate task.json",),
-    "check": ("batchd check",),
-    "config": ("batchd config",),
     "trust": ("batchd trust ~/spool",),
     "notify": ("batchd notify", "batchd notify --test me"),
     "schema": ("batchd schema task",),
     "completion": ("batchd completion bash",),
-    "worker": ("batchd worker",),
     "backup": ("batchd backup ~/batchd.backup",),
     "restore": ("batchd restore ~/batchd.backup",),
-    "demo": ("batchd demo",),
 }
 
 #: How like a word must be to what is meant.
@@ -179,7 +174,7 @@ def _module(command: str) -> ModuleType:
 def about(command: str) -> tuple[str, Sequence[str]]:
     """Return a command's line in the help, and its examples."""
     if COMMANDS[command]:
-        return COMMANDS[command], _EXAMPLES[command]
+        return COMMANDS[command], _EXAMPLES.get(command, (f"batchd {command}",))
     from batchd.control.orders import ORDERS  # most commands give none
 
     return ORDERS[command].line(), ORDERS[command].examples
@@ -242,7 +237,7 @@ def parser(
         prog="batchd",
         description="A print spooler for LLM agents: drop task.json, collect verified results.",
         epilog="Exit codes: 0 all completed, 1 some task did not, 2 wrong use or invalid input, "
-        f"3 not possible here.\n\n{_examples((*_EXAMPLES['run'], *_EXAMPLES['demo']))}",
+        f"3 not possible here.\n\n{_examples((*_EXAMPLES['run'], 'batchd demo'))}",
         formatter_class=_Help,
         parents=[common],
     )

@@ -208,17 +208,8 @@ def _variables(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[Place, s
     """Return what comes from variables, and from which; changes ``raw`` accordingly."""
     tables = loading.Tables(raw, Path(), environ)
     tables.override()
-    places: dict[str, Place] = {}
-    for place, name in tables.names.items():  # the tables that it has made, too
-        places[name] = max(places.get(name, ()), place, key=len)
-    found: dict[Place, str] = {}
-    for name, place in places.items():
-        value: Any = raw
-        for key in place:
-            value = value.get(key) if isinstance(value, dict) else None
-        below = _places(value, place) if isinstance(value, dict) else ()
-        found |= dict.fromkeys((place, *below), name)
-    return found
+    # Of the places that a variable has set, all but the last are tables that it had to make.
+    return {place: name for name, place in {v: k for k, v in tables.names.items()}.items()}
 
 
 def _plain(place: Place, value: Any) -> Any:
@@ -242,9 +233,9 @@ def _found(
 ) -> ValueInForce:
     """Return a value with the place that it comes from."""
     depth = len(place)
-    # Of a table that is shown as a whole, a variable may bring a part.
-    by = variables.get(place) or next((v for p, v in variables.items() if p[:depth] == place), "")
-    if by:
+    # A variable may bring the table that it stands in, or a part of a table that is shown whole.
+    related = (v for p, v in variables.items() if p[:depth] == place or place[: len(p)] == p)
+    if by := variables.get(place) or next(related, ""):
         return ValueInForce(key, value, ValueSource.VARIABLE, variable=by)
     if place in lines:
         return ValueInForce(key, value, ValueSource.FILE, line=lines[place])
