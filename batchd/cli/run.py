@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -22,14 +21,14 @@ from batchd import config, processes, silent_paths, words
 from batchd.cli.display import formatting, progress, summary_text
 from batchd.cli.runs import given_files, prompts
 from batchd.cli.runs.run_daemon import RunDaemon, refuse_paused
+from batchd.cli.submit import follow
 from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape_text
 from batchd.records import Task
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
 
-#: The time between two looks whether the daemon is still there and,
-#: while somebody is asked, whether the batches have ended.
+#: The time between two looks whether the batches have ended, while somebody is asked.
 _LOOK_S = 1.0
 #: How it ends: the batches have, somebody left them, or their daemon ended under them.
 End: TypeAlias = Literal["done", "left", "gone"]
@@ -171,40 +170,34 @@ def _follow(
     settings: config.Config, daemon: RunDaemon, names: Sequence[str], *, quiet: bool
 ) -> End:
     """Show how batches go until they have ended, or no one is left to wait for."""
-    asked = time.monotonic()
     with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
 
         def find(books: progress.ProgressSource) -> list[BatchRow]:
             return [books.batch(name) for name in names]
 
-        def ended(rows: Sequence[BatchRow]) -> bool:
-            """Return whether there is nothing to wait for any more."""
-            nonlocal asked
-            daemon.show_lines()
-            if all(row.published_at is not None for row in rows):
-                return True
-            if time.monotonic() - asked < _LOOK_S:
-                return False
-            asked = time.monotonic()
-            return not daemon.alive()
+        def left() -> list[str]:
+            return [row.batch.name for row in find(reader) if row.published_at is None]
+
+        def over() -> bool:
+            return not left() or not daemon.alive()
 
         watch = progress.ProgressWatch(reader, find)
         while True:
             try:
-                progress.follow(watch, ended, quiet=quiet)
+                follow(watch, daemon.alive, quiet=quiet, patience_s=0.0)
+                return "done"
+            except NoDaemonError:
+                if left():
+                    return "gone"
             except KeyboardInterrupt as stop:
-                left = [row.batch.name for row in find(reader) if row.published_at is None]
-                if not left:
+                if not (waiting := left()):
                     continue
                 asks = (
                     sys.stdin.isatty() and sys.stdout.isatty() and not isinstance(stop, Terminated)
                 )
-                answer = _answer(daemon, left, lambda: ended(find(reader))) if asks else "c"
-                if not _goes_on(daemon, left, answer):
+                answer = _answer(daemon, waiting, over) if asks else "c"
+                if not _goes_on(daemon, waiting, answer):
                     return "left"
-            else:
-                done = all(row.published_at is not None for row in find(reader))
-                return "done" if done else "gone"
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

@@ -292,7 +292,13 @@ def _goes_on(name: str, *, alive: bool) -> str:
     return f"The daemon goes on with it: batchd status {name}; to end it: batchd cancel {name}."
 
 
-def follow(watch: progress.ProgressWatch, alive: Callable[[], bool], *, quiet: bool) -> None:
+def follow(
+    watch: progress.ProgressWatch,
+    alive: Callable[[], bool],
+    *,
+    quiet: bool,
+    patience_s: float = _GONE_S,
+) -> None:
     """Show progress until all that is watched has ended.
 
     Raises ``NoDaemonError`` when no daemon has answered for long.
@@ -303,12 +309,14 @@ def follow(watch: progress.ProgressWatch, alive: Callable[[], bool], *, quiet: b
         nonlocal seen, asked
         if rows and all(row.published_at is not None for row in rows):
             return True
-        now = time.monotonic()
-        if now - asked >= 1.0:
+        if (now := time.monotonic()) - asked >= 1.0:
             asked = now
-            seen = now if alive() else seen
-        if now - seen > _GONE_S:
-            raise NoDaemonError("the daemon has stopped; the batch goes on when it starts again")
+            if alive():
+                seen = now
+            elif now - seen > patience_s:
+                raise NoDaemonError(
+                    "the daemon has stopped; the batch goes on when it starts again"
+                )
         return False
 
     progress.follow(watch, ended, quiet=quiet)

@@ -179,7 +179,8 @@ class RunDaemon:
             sys.stderr.flush()
 
     def alive(self) -> bool:
-        """Return whether it is still there."""
+        """Return whether it is still there; show what a child has said since the last time."""
+        self.show_lines()
         # Not over the connection that stays:
         # Ctrl-C may come before its answer, which the next question would get.
         try:
