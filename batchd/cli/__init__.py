@@ -250,11 +250,7 @@ def parser(
         help="work as if begun in DIR; each more one is relative to the one before",
     )
     commands = whole.add_subparsers(
-        title="commands",
-        dest="command",
-        metavar="COMMAND",
-        required=True,
-        parser_class=_Command,
+        title="commands", dest="command", metavar="COMMAND", required=True, parser_class=_Command
     )
     for name in COMMANDS:
         line, examples = about(name) if listed or name in loaded else (name, ())

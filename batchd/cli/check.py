@@ -82,8 +82,7 @@ def _show(lines: Sequence[CheckLine]) -> None:
                 margin = " " * (_MARGIN - 1)
     failed = [line.what for line in lines if line.verdict == "failed"]
     formatting.say(
-        "",
-        f"{counted(len(failed), 'problem')}: {listed(failed)}" if failed else "No problem.",
+        "", f"{counted(len(failed), 'problem')}: {listed(failed)}" if failed else "No problem."
     )
 
 

@@ -22,14 +22,7 @@ from batchd.store.queries import StoreReader
 
 _GREEN, _RED, _BOLD, _CYAN, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[36m", "\x1b[0m"
 #: By how a line begins; the first that fits counts.
-_COLOURS = {
-    "+++ ": _BOLD,
-    "--- ": _BOLD,
-    "diff --git ": _BOLD,
-    "@@": _CYAN,
-    "+": _GREEN,
-    "-": _RED,
-}
+_COLOURS = {"+++ ": _BOLD, "--- ": _BOLD, "diff --git ": _BOLD, "@@": _CYAN, "+": _GREEN, "-": _RED}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -112,11 +112,7 @@ def _serve_runs(settings: config.Config) -> None:
     # Errors, for progress shows the rest, unless who waits wants all.
     level: log.LogLevel = "debug" if settings.log.level == "debug" else "error"
     log.configure(level, settings.log.format, settings.log.file)
-    pool = replace(
-        settings.pool,
-        engine="local",
-        processes=max(1, settings.pool.processes),
-    )
+    pool = replace(settings.pool, engine="local", processes=max(1, settings.pool.processes))
     governor = replace(settings.governor, max_parked_s=0.0)
     settings = replace(settings, pool=pool, governor=governor)
     run_daemon(

@@ -17,13 +17,7 @@ from batchd.cli.display import formatting, progress, summary_text
 from batchd.cli.display.progress import ProgressSource
 from batchd.cli.runs import given_files, prompts
 from batchd.cli.support.member_reader import MemberReader
-from batchd.errors import (
-    BatchdError,
-    NoAnswerError,
-    NoDaemonError,
-    NotPossibleError,
-    UsageError,
-)
+from batchd.errors import BatchdError, NoAnswerError, NoDaemonError, NotPossibleError, UsageError
 from batchd.log import escape
 from batchd.observe import standstill
 from batchd.spool import inbox, outbox

@@ -56,10 +56,7 @@ def run(args: argparse.Namespace) -> int:
             Column("list", lambda _: str(known.file)),
             Column("problem", _problem),
         )
-        people: tuple[Column[str], ...] = (
-            Column("DIRECTORY", str),
-            Column("PROBLEM", _problem),
-        )
+        people: tuple[Column[str], ...] = (Column("DIRECTORY", str), Column("PROBLEM", _problem))
         if args.json:
             tables.table([*known.entries], programs, "json")
         else:

@@ -23,16 +23,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 from batchd import masking, records, silent_paths
 from batchd.config import operator_files, trust
 from batchd.config.providers import Fallback, ModelSection, ProviderSection, presets
-from batchd.config.reading import (
-    FilePath,
-    Holds,
-    KeyFile,
-    Name,
-    Place,
-    Reads,
-    Section,
-    Variable,
-)
+from batchd.config.reading import FilePath, Holds, KeyFile, Name, Place, Reads, Section, Variable
 from batchd.errors import NotPossibleError, Problem
 from batchd.log import LineFormat, LogLevel
 from batchd.records import SHOWABLE, AskedEffort, CheckIn, Evaluator, Network, Tier, policy
@@ -325,7 +316,7 @@ class LimitsSection(records.TaskLimits, Section):
     def record(self) -> records.TaskLimits:
         """Return the defaults alone, as tasks carry them."""
         return records.TaskLimits(
-            **{f.name: getattr(self, f.name) for f in fields(records.TaskLimits)},
+            **{f.name: getattr(self, f.name) for f in fields(records.TaskLimits)}
         )
 
     def lowered(self, limits: records.TaskLimits) -> records.TaskLimits:

@@ -84,7 +84,7 @@ def test_every_command_knows_what_was_run(spool: Any) -> None:
     assert "completed" in spool.batchd("logs", "games/001").stdout
     assert "games" in spool.batchd("cost", "--by", "batch").stdout
     assert spool.batchd("report", "games").returncode == 0
-    assert "games-2" in spool.batchd("retry", "games").stdout
+    assert "games-2" in spool.batchd("retry", "--yes", "games").stdout
     assert spool.batchd("prune", "--older-than", "0").returncode == 0
     assert spool.batchd("run", path).returncode == 0
     with spool.serving():
