@@ -25,7 +25,8 @@ from batchd.words import counted, duration, limit, listed, money
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchd.estimate import CheckedFile, Estimate, EstimatePart, Spread
+    from batchd.estimate import Estimate, EstimatePart, Spread
+    from batchd.spool.taskfile import Parsed
 
 _HEADS = ("TASKS", "CALLS", "TOKENS", "COST", "TIME", "ACCEPTED")
 _MILLIONS_FROM = 100_000
@@ -53,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _estimated(files: Sequence[CheckedFile], settings: config.Config) -> tuple[Estimate, _Budgets]:
+def _estimated(
+    files: Sequence[tuple[str, Parsed]], settings: config.Config
+) -> tuple[Estimate, _Budgets]:
     """Return what files may come to, by what the store has, and what limits their money."""
     from batchd.estimate import estimate  # loads all that an agent says; not for wrong arguments
 
@@ -73,10 +76,12 @@ def _estimated(files: Sequence[CheckedFile], settings: config.Config) -> tuple[E
 class _Budgets:
     """What limits the money of tasks, of batches and of the day."""
 
-    def __init__(self, files: Sequence[CheckedFile], day_usd: float, spent_usd: float) -> None:
+    def __init__(
+        self, files: Sequence[tuple[str, Parsed]], day_usd: float, spent_usd: float
+    ) -> None:
         """``spent_usd``: today, up to now."""
-        self._tasks = [task.limits.max_cost_usd for file in files for task in file.tasks]
-        self._batches = {file.name: file.budget_usd or None for file in files}
+        self._tasks = [task.limits.max_cost_usd for _, file in files for task in file.tasks]
+        self._batches = {name: file.budget_usd or None for name, file in files}
         self.day_usd = day_usd
         self.left_usd = max(0.0, day_usd - spent_usd)
 
@@ -110,15 +115,11 @@ class _Budgets:
         )
 
 
-def _checked(name: str, settings: config.Config) -> CheckedFile:
-    from batchd.estimate import CheckedFile
-
+def _checked(name: str, settings: config.Config) -> tuple[str, Parsed]:
+    """Return what a file asks for, after the name that its batch will have unless it is taken."""
     filename = "stdin.json" if name == "-" else Path(name).name
     data = sys.stdin.buffer.read() if name == "-" else given_files.read_file(name, settings)
-    parsed = given_files.parsed(data, filename, settings)
-    return CheckedFile(
-        name=outbox.batch_name(filename), tasks=parsed.tasks, budget_usd=parsed.budget_usd
-    )
+    return outbox.batch_name(filename), given_files.parsed(data, filename, settings)
 
 
 def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:

@@ -95,12 +95,10 @@ class Holds:
     #: ``{!r}`` stands for the text, where it may be shown.
     why: str
     fix: str = ""
-    #: Whether it may be empty.
-    empty: bool = True
 
     def problem(self, text: str) -> Problem | None:
         """Return what is wrong with a text, if anything."""
-        if (self.empty and not text) or self.test(text):
+        if not text or self.test(text):  # where it may not be empty, another mark says it
             return None
         return Problem("", self.why.format(text), self.fix)
 

@@ -745,11 +745,10 @@ class ConfigSections(Section):
     store: StoreSection = field(default_factory=StoreSection)
     notify: Mapping[
         Annotated[
-            str,
+            Name,
             Holds(
                 re.compile(r"[A-Za-z0-9][\w-]{0,63}", re.ASCII).fullmatch,
                 "a name has at most 64 letters, digits, _ and -",
-                empty=False,
             ),
         ],
         ReceiverSection,

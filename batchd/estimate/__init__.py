@@ -22,6 +22,7 @@ from batchd.config import Config
 from batchd.estimate.first_requests import FirstRequests
 from batchd.pricing import Prices
 from batchd.records import ModelSetup, Task, TaskLimits, TaskStatus, Usage
+from batchd.spool.taskfile import Parsed
 from batchd.store import queries
 from batchd.store.queries import PastTask, StoreReader
 from batchd.terms import setup
@@ -32,17 +33,6 @@ _LOOKED_AT = 1_000
 _EIGHT_IN_TEN = 1.2816
 #: What a single task on record may be off by, and tasks of a single batch, as a share of them.
 _ONE_TASK, _ONE_BATCH = 0.5, 0.2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckedFile:
-    """A task file that has been checked."""
-
-    #: The batch's, as it will be unless it is taken.
-    name: str
-    tasks: tuple[Task, ...]
-    #: 0: there is none.
-    budget_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +199,10 @@ def _least(values: Iterable[float | None]) -> Any:
 
 
 def estimate(
-    files: Sequence[CheckedFile], settings: Config, reader: StoreReader | None
+    files: Sequence[tuple[str, Parsed]], settings: Config, reader: StoreReader | None
 ) -> Estimate:
-    """Return what files may come to; ``reader``: of the tasks on record, if there are any.
+    """Return what files may come to, each with the name that its batch will have unless it is
+    taken; ``reader``: of the tasks on record, if there are any.
 
     Raises ``ConfigError`` for a judge whose provider is not configured, ``StoreError``.
     """
@@ -221,13 +212,13 @@ def estimate(
     )
     openings = FirstRequests(settings.sandbox_policy(), agents_md=settings.agent.agents_md)
     tasks = [
-        (task, setups(task.model), f"{settings.paths.outbox}/{file.name}/{task.id}")
-        for file in files
+        (task, setups(task.model), f"{settings.paths.outbox}/{name}/{task.id}")
+        for name, file in files
         for task in file.tasks
     ]
     left = iter(asyncio.run(openings.count(tasks)))
     groups, most = list[TaskGroup](), Bounds()
-    for file in files:
+    for _, file in files:
         theirs: dict[tuple[object, ...], TaskGroup] = {}
         for task, opening in zip(file.tasks, left, strict=False):
             judged, waits = task.evaluator == "judge", task.tier_fallback_s is not None
@@ -253,7 +244,7 @@ def estimate(
     total = _part(groups, most)
     used = [s for g in groups for s in (g.setup, g.judge) if s]
     dear, now = any(s.price and s.price.hours for s in used), time.time()
-    chain = max((longest_chain(file.tasks) for file in files), default=0)
+    chain = max((longest_chain(file.tasks) for _, file in files), default=0)
     return Estimate(
         models=models,
         total=total,
