@@ -72,8 +72,14 @@ def run(args: argparse.Namespace) -> int:
             wanted += found
     if args.sha256 and len(wanted) > 1:
         raise UsageError("--sha256 is the hash of one patch: name one task")
-    orders = _together([_order(made, args) for made in wanted])
+    orders = [_order(made, args) for made in wanted]
+    if args.branch is None:
+        orders = _together(orders)
+    begun: set[Path] = set()
     for order in orders:
+        if order.branch and order.into in begun:  # the first has made it
+            order = replace(order, branch=replace(order.branch, new=False))
+        begun.add(order.into)
         names = ", ".join(map(str, order.refs))
         try:
             policy = replace(settings.sandbox_policy(), sets_ids=True)
@@ -107,18 +113,9 @@ def _together(orders: list[_Order]) -> list[_Order]:
     """
     found: dict[Path, _Order] = {}
     for order in orders:
-        if order.branch is not None:  # the first makes it, the others go on there
-            begun = {each.into: each for each in reversed(orders)}.values()
-            return [
-                each if each in begun else replace(each, branch=replace(each.branch, new=False))
-                for each in orders
-                if each.branch
-            ]
-        known = found.get(order.into)
-        if known is not None:
-            order = replace(
-                known, refs=known.refs + order.refs, patches=known.patches + order.patches
-            )
+        if known := found.get(order.into):
+            patches = known.patches + order.patches
+            order = replace(known, refs=known.refs + order.refs, patches=patches)
         found[order.into] = order
     return list(found.values())
 
@@ -193,16 +190,8 @@ def _own(key: str) -> str:
     git = shutil.which("git")
     if git is None:
         return ""
-    try:
-        said = subprocess.run(
-            [git, "config", "--global", "--get", key],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd="/",
-        )
-    except OSError:
-        return ""
+    command = [git, "config", "--global", "--get", key]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     return said.stdout.strip()
 
 
