@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import dataclasses
 import datetime as dt
-import sys
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -34,7 +33,9 @@ _MILLIONS_FROM = 100_000
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="task files; -: standard input")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="task files; -: standard input, as for `run`"
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -117,8 +118,7 @@ class _Budgets:
 
 def _checked(name: str, settings: config.Config) -> tuple[str, Parsed]:
     """Return what a file asks for, after the name that its batch will have unless it is taken."""
-    filename = "stdin.json" if name == "-" else Path(name).name
-    data = sys.stdin.buffer.read() if name == "-" else given_files.read_file(name, settings)
+    filename, data = given_files.named(name, settings)
     return outbox.batch_name(filename), given_files.parsed(data, filename, settings)
 
 

@@ -136,9 +136,7 @@ def _given(args: argparse.Namespace, settings: config.Config) -> Sequence[tuple[
             return [("", *prompts.piped())]
         raise UsageError("name a task file, or say what is to be done: --prompt TEXT")
     return [
-        ("", *prompts.piped())
-        if file == "-"
-        else (os.path.realpath(file), Path(file).name, given_files.read_file(file, settings))
+        ("" if file == "-" else os.path.realpath(file), *given_files.named(file, settings))
         for file in args.files
     ]
 

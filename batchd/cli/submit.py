@@ -192,14 +192,7 @@ def _given(args: argparse.Namespace, settings: config.Config) -> tuple[str, byte
     given = prompts.prompted(args)
     if (args.file is None) == (given is None):
         raise UsageError("name a FILE or give a --prompt: one of the two")
-    if given is None:
-        path = Path(args.file)
-        given = (
-            prompts.piped()
-            if args.file == "-"
-            else (path.name, given_files.read_file(args.file, settings))
-        )
-    name, data = given
+    name, data = given or given_files.named(args.file, settings)
     if args.file == "-" and args.name and Path(args.name).suffix.lower() in ENDINGS:
         return args.name, data
     return f"{args.name}{Path(name).suffix}" if args.name else name, data

@@ -10,6 +10,7 @@ from typing import Any
 
 from batchd import config, pricing
 from batchd.cli.display import formatting
+from batchd.cli.runs import prompts
 from batchd.errors import TaskFileError, UsageError
 from batchd.log import escape
 from batchd.pricing import Prices
@@ -19,6 +20,14 @@ from batchd.words import listed
 
 #: What is longer is no model's name, and takes long to compare.
 _MAX_NAME_CHARS = 300
+
+
+def named(file: str, settings: config.Config) -> tuple[str, bytes]:
+    """Return the name and the bytes of a file that the user named; ``-``: of standard input.
+
+    Raises ``UsageError``, ``TaskFileError``.
+    """
+    return prompts.piped() if file == "-" else (Path(file).name, read_file(file, settings))
 
 
 def read_file(name: str, settings: config.Config) -> bytes:
