@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -195,6 +196,7 @@ def outcomes(counts: Mapping[str, int]) -> str:
 
 def option(scope: str, name: str) -> str:
     """Return the arguments of ``resume`` that mean a scope."""
+    name = shlex.quote(name)
     options = {"all": "--all", "provider": f"--provider {name}", "model": f"--model {name}"}
     options |= {"batch": name, "task": name}
     return options.get(scope, "")

@@ -52,6 +52,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--sha256", metavar="HASH", default="", help="refuse any patch but the one with this hash"
     )
     parser.add_argument(
+        "--own", action="store_true", help="refuse a repository that is another user's"
+    )
+    parser.add_argument(
         "--with-hooks", action="store_true", help="apply it even if it changes what git itself runs"
     )
 
@@ -143,11 +146,14 @@ def _order(made: diff.TaskPatch, args: argparse.Namespace) -> _Order:
             f"look with `batchd diff {ref}`, then give --with-hooks"
         )
     return _Order(
-        (ref,), _into(made, args.into), (patch,), _branch(made, args.branch, new=args.new)
+        (ref,),
+        _into(made, args.into, own=args.own),
+        (patch,),
+        _branch(made, args.branch, new=args.new),
     )
 
 
-def _into(made: diff.TaskPatch, given: Path | None) -> Path:
+def _into(made: diff.TaskPatch, given: Path | None, *, own: bool) -> Path:
     workspace = made.result.workspace
     source = workspace.source if workspace else ""
     if given is None and not source.startswith("/"):
@@ -163,6 +169,9 @@ def _into(made: diff.TaskPatch, given: Path | None) -> Path:
             f"{into} belongs to root, and batchd's git never runs as root: put the patch there by "
             f"hand: {changes.by_hand(into, made.file)}"
         )
+    inner = (each for each in (into / ".git", into / "objects") if each.exists())
+    if own and {each.stat().st_uid for each in (into, *inner)} != {os.geteuid()}:
+        raise NotPossibleError(f"{into} belongs to another user")
     return into
 
 

@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
         "It looks through prompts, answers, commands, their outputs and verdicts, and shows the "
-        "first place in each. Exit code 1: nothing is found."
+        "first match in each, some hundred of a task at most. Exit code 1: nothing is found."
     )
     parser.add_argument(
         "text", metavar="TEXT", help="in capitals or not, unless it has a capital itself"

@@ -28,7 +28,7 @@ from batchd.observe import standstill
 from batchd.observe.status import Status, Unseen, ask, standing, wait_reasons
 from batchd.records import Parking, Ref, TaskStatus
 from batchd.spool import claims, outbox
-from batchd.store import queries
+from batchd.store import lookups, queries
 from batchd.store.queries import StoreReader
 from batchd.store.rows import TaskRow
 from batchd.store.shown import BatchJson, TaskJson

@@ -33,6 +33,8 @@ _WHERE: dict[Kind, Where] = {
 }
 #: Tasks and events that are read at once.
 _TASKS, _EVENTS = 16, 64
+#: After so many hits the rest of a task is left out: one task may hold a text ten thousand times.
+_MOST_IN_TASK = 100
 #: Characters that an excerpt has before what was found, and behind it.
 _BEFORE, _AFTER = 40, 120
 _SPACE = re.compile(r"\s+")
@@ -89,7 +91,9 @@ def search(
                 yield first, [*hits(ref, None, _kept(folder, each))]
                 continue
             found, seen = [*hits(ref, 0, [("prompt", prompt)])], 0
-            while events := reader.read(lookups.events, ref, seen, seen + _EVENTS):
+            while len(found) < _MOST_IN_TASK and (
+                events := reader.read(lookups.events, ref, seen, seen + _EVENTS)
+            ):
                 seen += len(events)
                 for event in events:
                     said = [*passages(event, "")]

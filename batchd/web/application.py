@@ -284,6 +284,8 @@ class _Handlers:
             return {"hits": hits, "next": 0}
 
         async with self._searching:
+            if await request.is_disconnected():  # who types on has asked something else by now
+                return Response(status_code=499)
             return as_json(await self.queries.ask(found))
 
     # What keeps them up to date

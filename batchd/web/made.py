@@ -155,7 +155,9 @@ def offered(reader: StoreReader, ref: Ref) -> PatchOffer | None:
             inner = [each for each in (into / ".git", into / "objects") if each.is_dir()]
             owners = {each.stat().st_uid for each in (into, *inner)}
             copied = result.workspace.kind == "copy"  # it begins at no commit
-            ours = bool(inner) and not copied and owners == {os.geteuid()} != {0}
+            # Of a pruned task only the outbox says where its patch belongs.
+            known = bool(reader.result(ref)) and os.path.realpath(into) == source
+            ours = known and bool(inner) and not copied and owners == {os.geteuid()} != {0}
             if not inner or copied or 0 in owners:  # … or one that no command of ours may touch
                 patch = _folder(reader, ref) / outbox.patch_name(ref.task)
                 command = changes.by_hand(into, patch)

@@ -169,7 +169,7 @@ class Ordering:
 
     async def _carried_out(self, request: Request) -> tuple[list[str], list[str]]:
         """Return what came of a confirmed order, in lines, and which batches it made."""
-        if file := request.headers["content-type"].startswith(FILE_TYPE):
+        if file := request.headers["content-type"].lower().startswith(FILE_TYPE):
             wanted = self._wanted(request.headers.get(ORDER_HEADER, "").encode())
         else:
             wanted = self._wanted(await _body(request, _MAX_ORDER_BYTES, _SLOWEST_S))
@@ -231,7 +231,8 @@ class Ordering:
         Raises ``NotPossibleError``, with what it says.
         """
         options = ["--config", self._config.file] if self._config.file else []
-        given = (f"--branch={offer.branch}", "--new", f"--sha256={offer.sha256}", "--", offer.task)
+        what = (f"--branch={offer.branch}", "--new", f"--sha256={offer.sha256}")
+        given = (*what, "--own", f"--into={offer.into}", "--", offer.task)
         process = await asyncio.create_subprocess_exec(
             *processes.module("batchd.cli", *options, "apply", *given),
             stdin=asyncio.subprocess.DEVNULL,
@@ -281,7 +282,7 @@ class Ordering:
             lies = claims.hand_over(self._state, inbox.file_name(wanted.name), data, claim)
             if os.geteuid() == 0:  # the daemon's user must be able to read it, too
                 owner = self._state.stat()
-                os.chown(lies.path, owner.st_uid, owner.st_gid)
+                os.chown(lies.path, owner.st_uid, owner.st_gid, follow_symlinks=False)
         except FileExistsError:  # the same yes, while the first is on its way
             return control.ask(self._state, order, timeout_s=control.PATIENCE_S, via=via)
         except OSError as error:

@@ -47,7 +47,7 @@ def kept(state: Path) -> str:
             token = f"{secrets.token_urlsafe(32)}\n".encode()
             files.write_whole(path, token, replace=False, mode=0o600)
             if os.geteuid() == 0:  # the daemon's user must be able to read it, too
-                os.chown(path, state.stat().st_uid, state.stat().st_gid)
+                os.chown(path, state.stat().st_uid, state.stat().st_gid, follow_symlinks=False)
         return _token_in(path)
     except OSError as error:
         raise NotPossibleError(

@@ -32,6 +32,7 @@ from batchd.words import (
     parked_lines,
     rough,
     span,
+    status,
     uncertain,
     unsettled,
 )
@@ -171,7 +172,7 @@ def _tasks(snapshot: Status) -> Iterator[Cell]:
     for count, said, style in (
         (sum(b.timeout + b.error for b in left), "✗ {:,} failed", "red"),
         (sum(b.cancelled for b in left), "{:,} cancelled", "yellow"),
-        (sum(b.parked for b in left), "{:,} parked", "yellow"),
+        (sum(b.parked for b in left), "{:,} waiting", "yellow"),
     ):
         yield Text(said.format(count), style) if count else ""
     yield f"{snapshot.queued:,} queued"
@@ -193,7 +194,7 @@ def _speed(snapshot: Status) -> Iterator[Cell]:
 
 def _provider(provider: Provider) -> Iterator[Cell]:
     if provider.parked:
-        yield Text(f"parked: {provider.parked[0].cause}", "yellow")
+        yield Text(f"waiting: {provider.parked[0].cause}", "yellow")
         return
     status, rate = provider.status, provider.rate
     used = status.under_way / status.concurrent if status.concurrent else 0.0
@@ -262,7 +263,7 @@ def batches(rows: Sequence[BatchRow], width: int, title: str) -> list[Text]:
     """Return a table of batches, with the columns that say something."""
     columns: list[Column[BatchRow]] = [
         Column("BATCH", lambda b: b.batch.name, wide="name", least=13),
-        Column("STATUS", lambda b: _styled(b.status), least=9),
+        Column("STATUS", lambda b: _styled(status(b.status)), least=9),
         Column("DONE", _done),
         Column("FAILED", lambda b: _some(b.failed, "red"), right=True),
         Column(

@@ -181,6 +181,7 @@ complete -c batchd -n '_shtab_batchd_using apply' -l branch -x -d 'commit on thi
 complete -c batchd -n '_shtab_batchd_using apply' -l into -xka "(__fish_complete_directories)" -d 'the repository (default: the one that was cloned)'
 complete -c batchd -n '_shtab_batchd_using apply' -l new -d 'refuse a --branch that is there already'
 complete -c batchd -n '_shtab_batchd_using apply' -l sha256 -x -d 'refuse any patch but the one with this hash'
+complete -c batchd -n '_shtab_batchd_using apply' -l own -d 'refuse a repository that is another user'"'"'s'
 complete -c batchd -n '_shtab_batchd_using apply' -l with-hooks -d 'apply it even if it changes what git itself runs'
 complete -c batchd -n '_shtab_batchd_using apply; and test $_shtab_batchd_npos -ge 0' -ka "(batchd completion names (commandline -ct) 2>/dev/null)" -d 'in the order to apply them'
 complete -c batchd -n '_shtab_batchd_using; and test $_shtab_batchd_npos -eq 0' -a estimate -d 'Estimate the cost and time of task files, before anything is paid.'

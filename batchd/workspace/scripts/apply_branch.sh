@@ -17,5 +17,5 @@ made "$parent"
 [ "$tree" != "$(repo rev-parse "$parent^{tree}")" ] || refuse "it is there already"
 commit=$(printf '%s\n' "$5" | GIT_AUTHOR_NAME="$3" GIT_AUTHOR_EMAIL="$4" GIT_COMMITTER_NAME="$3" \
     GIT_COMMITTER_EMAIL="$4" ours commit-tree "$tree" -p "$parent")
-repo update-ref -m 'batchd apply' "$ref" "$commit" "${old:-0000000000000000000000000000000000000000}"
+repo update-ref --no-deref -m 'batchd apply' "$ref" "$commit" "${old:-0000000000000000000000000000000000000000}"
 printf 'commit %s\n' "$commit"
