@@ -118,13 +118,13 @@ def test_a_retry_that_the_outbox_cannot_take_is_refused_at_once(post: Post, way:
     with serving():
         with outbox_away(post):
             for _ in range(2):
-                refused = post.spool.batchd("retry", "past")
+                refused = post.spool.batchd("retry", "past", "--yes")
                 assert refused.returncode == 3, (refused.stdout, refused.stderr)
                 said = " ".join(refused.stderr.split())
                 assert "the order is not carried out: " in said
                 assert str(post.spool.folder / "outbox") in said
                 assert "put the folder back" in said
-        assert post.spool.batchd("retry", "past").returncode == 0
+        assert post.spool.batchd("retry", "past", "--yes").returncode == 0
         if way == "running":
             post.finished("past-2")
     assert set(post.batches()) == {"past", "past-2"}

@@ -365,7 +365,7 @@ def test_tasks_in_a_folder_that_hangs_hold_up_nothing_else(
                 f"{far} does not answer",
             )
             assert f"{far} does not answer" in station.status()
-            refused = _ended(station, "retry", "old")
+            refused = _ended(station, "retry", "old", "--yes")
             assert refused.returncode == 3
             assert f"{far} does not answer: {silent_paths.FIX}" in refused.stderr
             _order(station, "cancel", "in/003")

@@ -153,7 +153,7 @@ def test_the_picture_shows_what_it_should() -> None:
         "100/128 agents, 4 workers",
         "Trouble since ",
         "To go on: ",
-        "1,020/3,000 done  ✗ 180 failed  60 waiting  1,800 queued",
+        "1,020/3,000 done  ✗ 180 failed  60 waiting",
         "12.0 tasks/min  45.0k tokens/min  $0.60/h  about 3 h left",
         "waits   40 tasks wait for something else: not in the time left",
         "$9.50 of $10.00 (UTC day)  at most $0.2000 of it unsettled",
