@@ -101,8 +101,8 @@ def _hourly(price: Price, given: HoursSection | None) -> Price:
     # What is listed first is the cheapest, and of all hours.
     usual = replace(price.hours[0] if price.hours else Hours(rates=price.rates), since=0)
     peak = tuple(_overridden(given.peak, r) for r in usual.rates)
-    dearest = max(usual.rates, peak, key=_sum)
-    return replace(price, rates=dearest, hours=(usual, given.at(peak)))
+    highest = max(usual.rates, peak, key=_sum)
+    return replace(price, rates=highest, hours=(usual, given.at(peak)))
 
 
 def _overridden(given: PricesSection, rate: Rate) -> Rate:
@@ -154,7 +154,7 @@ def _listed(model: str, base_url: str, day: date) -> _Listed:
     hours = _hours(info, day, _WEEKDAYS.get(house.id, ()), free=name.endswith(":free"))
     price = None
     for each in hours:
-        if not each.since:  # of today, with the dearest as the last
+        if not each.since:  # of today, with the highest as the last
             price = Price(rates=each.rates, tiers=each.tiers, source="genai-prices")
     if price and len(hours) > 1:
         price = replace(price, hours=hours)

@@ -473,7 +473,7 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Check
             said = f"{model}: ${rate.input:g} in, ${rate.output:g} out a million tokens ({price.source})"
             if price.hours:
                 rate = price.now(time.time()).rates[0]
-                said += f", at its dearest; ${rate.input:g} and ${rate.output:g} at this hour"
+                said += f", at its highest; ${rate.input:g} and ${rate.output:g} at this hour"
             yield CheckLine("ok", f"{role} price", said)
             # What [agent] says of tiers is of the tasks' own model.
             known = settings.models.get(model)

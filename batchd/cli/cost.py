@@ -66,8 +66,8 @@ class _Priced(NamedTuple):
         return self.price is not None and len(self.price.rates) > 1
 
     @property
-    def dearest(self) -> bool:
-        """Whether the dearest hour counts."""
+    def at_highest(self) -> bool:
+        """Whether the price of the most expensive hour counts."""
         return self.price is not None and bool(self.price.hours)
 
     def ratio(self, spent: float | None) -> float | None:
@@ -229,7 +229,7 @@ def _compare(args: argparse.Namespace, priced: Sequence[_Priced], spent: Tally |
         Column("spent", lambda p: really),
         Column("unsettled", lambda p: spent.unsettled_usd if spent else None),
         Column("averaged", lambda p: p.averaged),
-        Column("dearest", lambda p: p.dearest),
+        Column("dearest", lambda p: p.at_highest),
     )
     if args.json or args.csv:
         tables.table(priced, programs, "csv" if args.csv else "json")
@@ -259,9 +259,9 @@ def _compare(args: argparse.Namespace, priced: Sequence[_Priced], spent: Tally |
         formatting.say(
             "* Long inputs cost more there: calls are taken to be as long as their average."
         )
-    if any(p.dearest for p in priced):
+    if any(p.at_highest for p in priced):
         formatting.say(
-            "† The price depends on the moment, which the ledger does not have: its dearest counts."
+            "† The price depends on the moment, which the ledger does not have: its highest one counts."
         )
     return 0
 
@@ -269,7 +269,7 @@ def _compare(args: argparse.Namespace, priced: Sequence[_Priced], spent: Tally |
 def _source(priced: _Priced) -> str:
     if priced.price is None:
         return ""
-    return f"{priced.price.source}{' *' * priced.averaged}{' †' * priced.dearest}"
+    return f"{priced.price.source}{' *' * priced.averaged}{' †' * priced.at_highest}"
 
 
 def _priced(settings: Config, models: Sequence[str], used: Sequence[Tokens]) -> list[_Priced]:

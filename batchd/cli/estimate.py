@@ -146,7 +146,7 @@ def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
     if now:
         said = f"{money(now.first_requests.cost)} for first requests"
         said = _span(now.in_all.cost, money, mean=True) if now.in_all else said
-        facts["cost now"] = f"{said}, were all calls made at this hour; else as at the dearest"
+        facts["cost now"] = f"{said}, were all calls made at this hour; else at the highest price"
     if found.wall_s:
         slots = counted(found.slots, "slot")
         took = _span(found.wall_s, duration, mean=True)

@@ -271,7 +271,7 @@ class Price(Struct, frozen=True, kw_only=True):
     its service tiers at rates of their own.
     """
 
-    #: By ascending ``above``; the first is 0. Those of the dearest hour, where there are ``hours``.
+    #: By ascending ``above``; the first is 0. With ``hours``, those of the most expensive hour.
     rates: tuple[Rate, ...]
     #: Where the numbers come from: ``genai-prices`` or ``config``.
     source: str
@@ -316,7 +316,7 @@ class Price(Struct, frozen=True, kw_only=True):
 
     def sent(self, at: float, usage: Usage) -> Price:
         """Return the price, whatever the hour, of a call that was sent at a moment;
-        0: at an unknown one, so that the dearest counts.
+        0: at an unknown one, so that the highest counts.
         """
         if not at or not self.hours:
             return self

@@ -370,7 +370,7 @@ def cost(reader: StoreReader, by: str, days: int, prompts: Excerpts) -> CostPage
     split: Any = SPLITS[by]
     rows = reader.spend(split, since=since)
     lines = [spent(row, _name(row, split)) for row in rows]
-    # Days as they went by, the newest first; of all else the dearest.
+    # Days as they went by, the newest first; of all else what cost most.
     lines.sort(key=lambda x: x.name if by == "day" else (x.known_usd, x.input_tokens), reverse=True)
     more, lines = max(0, len(lines) - _MAX_ROWS), lines[:_MAX_ROWS]
     if by == "batch":

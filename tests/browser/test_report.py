@@ -217,7 +217,7 @@ def test_light_dark_and_a_telephone(night: Night, dark: bool) -> None:
         assert poor == {}
         await page.look(360, 780, dark=dark)
         await page.until("document.documentElement.scrollWidth === 360")
-        # As long as ids may be, among the slowest and dearest.
+        # As long as ids may be, among the slowest and costliest.
         await page.evaluate(
             "document.querySelectorAll('.leader .link').forEach(e => e.textContent = 'L'.repeat(64))"
         )

@@ -152,9 +152,9 @@ def test_a_file_is_checked_as_submit_does(spool: Any) -> None:
     assert not (spool.folder / ".batchd/batchd.db").exists()
 
 
-def test_what_it_costs_at_this_hour_is_said_beside_the_dearest(counted: Any) -> None:
+def test_what_it_costs_at_this_hour_is_said_beside_the_highest(counted: Any) -> None:
     """Of a model that is dear but on these days: first requests for a third, bounds as they are.
-    `check` says both prices too, and a comparison by the ledger that it takes the dearest.
+    `check` says both prices too, and a comparison by the ledger that it takes the highest.
     """
     config, today = counted.folder / "config.toml", datetime.now(UTC).date()
     near = [str(today + timedelta(days=n)) for n in (-1, 0, 1)]
@@ -168,7 +168,7 @@ def test_what_it_costs_at_this_hour_is_said_beside_the_dearest(counted: Any) -> 
     assert found["total"]["at_most"] == found["now"]["at_most"]
     assert "\n  cost now        $0.00" in counted.batchd("estimate", new).stdout
     checked = counted.batchd("check", "--offline").stdout
-    assert "$9 in, $15 out a million tokens (config), at its dearest; $3 and $15 at this hour" in (
+    assert "$9 in, $15 out a million tokens (config), at its highest; $3 and $15 at this hour" in (
         " ".join(checked.split())
     )
     compared = counted.batchd(
@@ -178,7 +178,7 @@ def test_what_it_costs_at_this_hour_is_said_beside_the_dearest(counted: Any) -> 
         ["$3.00", "config"],
         ["$9.00", "config", "†"],
     ]
-    assert "its dearest counts" in compared
+    assert "its highest one counts" in compared
     counted.write("plain.json", [{"first_prompt": "x", "model": "standin/steps-9"}])
     assert estimated(counted, counted.folder / "plain.json")["now"] is None
 

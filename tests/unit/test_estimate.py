@@ -104,7 +104,7 @@ def test_a_task_on_record_is_priced_today() -> None:
 
 
 def test_limits_bound_what_a_task_may_take() -> None:
-    """Calls times the dearest call, or the limit on tokens or money where that is less;
+    """Calls times the most expensive call, or the limit on tokens or money where that is less;
     without a window, it is unknown.
     """
     limits = TaskLimits(max_calls=10, max_output_tokens=1000)
