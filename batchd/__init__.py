@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from batchd.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from batchd.api import (
         Batch as Batch,
@@ -16,9 +18,6 @@ if TYPE_CHECKING:
         batch as batch,
         submit as submit,
     )
-
-__version__ = "0.2.0"
-
 
 _API = ("Batch", "BatchdError", "NoDaemonError", "TaskFileError", "batch", "submit")
 

@@ -231,6 +231,9 @@ class ResultV1(Struct, frozen=True, kw_only=True):
     #: Links of its making that led out of the directory, to what only a check itself has, so that
     #: a round was refused: by path, with what they held. Left out of older results.
     links_out: Mapping[str, str] = field(default_factory=dict)
+    #: Its limits of which it used 80 % or more, by key, as parts of 1; of a task that ended over
+    #: a limit none. Left out of older results.
+    near_limits: Mapping[str, float] = field(default_factory=dict)
     error: ErrorInfo | None
     #: The file beside this one that holds every step; null: the task never started.
     transcript: str | None
@@ -252,6 +255,8 @@ class SummaryTaskV1(Struct, frozen=True, kw_only=True):
     message: str | None
     #: Files that it changed and that run code when its directory is used; null: no one looked.
     runs_code: int | None = 0
+    #: As in its result. Left out of older summaries.
+    near_limits: Mapping[str, float] = field(default_factory=dict)
 
 
 class GroupV1(Struct, frozen=True, kw_only=True):

@@ -24,8 +24,6 @@ _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 _STATUSES = {"timeout": "not accepted or over a limit", "parked": "waiting"}
 #: So many waiting tasks of one batch are shown one by one.
 _MAX_NAMED_TASKS = 3
-#: Said of what is out of order while no task needs it.
-_UNUSED = "no task waits for it, and the next one tries it"
 
 
 def counted(count: int, noun: str) -> str:
@@ -93,6 +91,11 @@ def from_cache(share: float | None, saved: float | None) -> str:
 def limit(usd: float) -> str:
     """Return what may be spent, as people write it: ``$0.05``, ``$20.00``."""
     return f"${usd:,.2f}" if round(usd, 2) == usd else money(usd)
+
+
+def near_limits(shares: Mapping[str, float]) -> str:
+    """Return the limits that a task came near to: ``92 % of max_calls``."""
+    return ", ".join(f"{share:.0%} of {key}".replace("%", " %", 1) for key, share in shares.items())
 
 
 def unsettled(usd: float) -> str:
@@ -219,8 +222,12 @@ class Standstill(Struct, frozen=True, kw_only=True):
     why: str
     #: How to go on.
     fix: str
+    #: When it is tried again by itself, in seconds since the epoch; null: nobody knows.
+    again_at: float | None = None
     #: Whether somebody wanted it so.
     paused: bool = False
+    #: Whether it is out of order, and no task waits for it.
+    unneeded: bool = False
     #: What `resume` is to be given: a scope, and the name of what waits.
     scope: str = ""
     name: str = ""
@@ -246,18 +253,27 @@ def standstills(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterat
         yield _standstill(as_one, f"{len(tasks):,} tasks of {batch}")
     for each in alone:
         found = _standstill(each, named(each.scope, each.name))
-        unused = each.scope.asked and bool(each.cause.reason) and each.name in idle
-        yield structs.replace(found, fix=f"{_UNUSED}; {found.fix}") if unused else found
+        if each.scope.asked and each.cause.reason and each.name in idle:
+            fix = f"the next task that needs it tries it, none waits; {found.fix}"
+            found = structs.replace(found, fix=fix, again_at=None, unneeded=True)
+        yield found
 
 
 def parked_lines(parked: Iterable[Parking], idle: Collection[str] = ()) -> Iterator[str]:
     """Yield two lines for each: what waits and why, and the fix. See ``standstills``."""
     for each in standstills(parked, idle):
-        state = "Paused" if each.paused else "Waiting"
+        state = "Paused" if each.paused else "Out of order" if each.unneeded else "Waiting"
         yield escape(
             f"{state} since {moment(each.since)}: {each.what}. {each.why}".removesuffix(". ")
         )
-        yield escape(f"  To go on: {each.fix}")
+        yield escape(f"  To go on: {each.fix}{next_try(each.again_at)}")
+
+
+def next_try(at: float | None) -> str:
+    """Return when something is tried again by itself; empty: nobody knows."""
+    if at is None:
+        return ""
+    return f" (next try: {moment(at)})" if at > time.time() else " (it is tried now)"
 
 
 def _standstill(each: Parking, what: str) -> Standstill:
@@ -269,6 +285,7 @@ def _standstill(each: Parking, what: str) -> Standstill:
         what=what,
         why=said.removeprefix(Cause.PAUSED).removeprefix(": ") if paused else said,
         fix=each.cause.fix(resume, "batchd retry --failed --model PROVIDER/MODEL BATCH"),
+        again_at=each.again_at,
         paused=paused,
         scope=each.scope,
         name=each.name,

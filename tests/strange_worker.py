@@ -8,10 +8,11 @@ import sys
 import time
 from typing import Any
 
-from batchd import __version__, wire
+from batchd import wire
 from batchd.pool import code, shared_folders
 from batchd.pool.elsewhere import MAGIC
 from batchd.records import SandboxPolicy
+from batchd.version import __version__
 
 
 def say(message: Any) -> None:

@@ -7,15 +7,12 @@ they are paid with each call.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from batchd.masking import MASK
 from batchd.records import Message, Task, TaskLimits, Tool, ToolName
 from batchd.taskstate import TaskState
-
-#: The share of a limit that is used by then (the design's number).
-_WARN_SHARE = 0.8
 
 _OPENING = """\
 You are an autonomous agent that finishes one task by running commands on a Linux machine.
@@ -241,27 +238,15 @@ def judge(*evidence: str) -> tuple[Message, ...]:
 
 def left(limits: TaskLimits, state: TaskState, now: float) -> str:
     """Return what is left of the limits that are nearly used up, for the model; empty: of none."""
-    found = ", ".join(_nearly_used(limits, state, now))
+    nearly = {key: most - used for key, used, most in state.nearly_used(limits, now) if used < most}
+    # Of its rounds the model is not told.
+    words = {
+        "max_calls": "1 model call" if nearly.get("max_calls") == 1 else "{:.0f} model calls",
+        "max_tokens": "{:,.0f} tokens",
+        "timeout_s": "{:,.0f} seconds",
+        "max_cost_usd": "${:.4f}",
+    }
+    found = ", ".join(said.format(nearly[key]) for key, said in words.items() if key in nearly)
     if not found:
         return ""
     return f"[Limits are nearly used up. Left: {found}. Finish what matters most.]"
-
-
-def _nearly_used(limits: TaskLimits, state: TaskState, now: float) -> Iterator[str]:
-    used = state.tally
-    calls = used.calls + used.unsettled_calls
-    if _near(calls, limits.max_calls):
-        left = limits.max_calls - calls
-        yield f"{left} model {'call' if left == 1 else 'calls'}"
-    if _near(used.total_tokens, limits.max_tokens):
-        yield f"{limits.max_tokens - used.total_tokens:,} tokens"
-    seconds = state.run_time(now)
-    if _near(seconds, limits.timeout_s):
-        yield f"{limits.timeout_s - seconds:,.0f} seconds"
-    spent = (used.cost_usd or 0.0) + used.unsettled_usd
-    if _near(spent, limits.max_cost_usd):
-        yield f"${limits.max_cost_usd - spent:.4f}"
-
-
-def _near(used: float, limit: float) -> bool:
-    return 0 < limit * _WARN_SHARE <= used < limit

@@ -16,12 +16,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from batchd import __version__, processes
+from batchd import processes
 from batchd.cli import refusals, surroundings
 from batchd.console import columns_of, hanging
 from batchd.errors import BatchdError, ForbiddenError, UsageError
 from batchd.gone import GONE_COMMANDS, GONE_OPTIONS
 from batchd.log import escape
+from batchd.version import __version__
 
 #: Each command with its line in the help; empty: it is an order, whose class has it.
 COMMANDS: Mapping[str, str] = {

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from batchd import __version__, config, control, log, words
+from batchd import config, control, log, words
 from batchd.cli.display import formatting, tables
 from batchd.cli.display.tables import Column
 from batchd.control import Order, Pause, Prune, Retry
@@ -29,6 +29,7 @@ from batchd.errors import (
 )
 from batchd.log import escape
 from batchd.records import Ref, TargetCounts
+from batchd.version import __version__
 
 #: How long a daemon may take to start, or to stop, before that is reported to the user who waits.
 _CHANGING_S = 15.0

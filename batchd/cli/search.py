@@ -80,8 +80,11 @@ def _line(hit: Hit) -> str:
     before, found, after = map(escape, (hit.before, hit.hit, hit.after))
     left = max(_LEAST, formatting.room() - width_of(head))
     found = clipped(found, left)
-    before = before[max(0, len(before) + width_of(found) - left) :]
-    after = clipped(after, max(1, left - width_of(before + found)))
+    spare = left - width_of(found)
+    # What stands in front is cut at its beginning.
+    ahead = spare - min(width_of(after), spare // 2)
+    before = clipped(before[::-1], ahead)[::-1] if ahead else ""
+    after = clipped(after, spare - width_of(before)) if spare > width_of(before) else ""
     if sys.stdout.isatty() and formatting.colours_wanted():
         found = f"\x1b[1m{found}\x1b[0m"
     return f"{head}{before}{found}{after}"

@@ -8,7 +8,7 @@ import argparse
 import contextlib
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -237,6 +237,8 @@ class TaskDetails(TaskJson, frozen=True, kw_only=True):
     why: str
     #: What it changed that runs code when its directory is used; null: no one looked.
     runs_code: tuple[RunsCodeV1, ...] | None
+    #: Its limits of which it used 80 % or more, by key, as parts of 1.
+    near_limits: Mapping[str, float]
     #: Left out within a batch.
     daemon_runs: bool | UnsetType = UNSET
 
@@ -257,7 +259,7 @@ def _batch(
     row, tasks = reader.batch(name), reader.tasks(name)
     status = standing(daemon, reader, [row])
     parked = standstill.of_batch(status.parked, name, tasks)
-    waiting = wait_reasons(reader, tasks, daemon=status.runs)
+    waiting = wait_reasons(reader, tasks, status)
     found = status_text.cautions(reader, name)
     steps = [*summary_text.next_steps(name, [(t.ref.task, t.status) for t in tasks])]
     if again := reader.read(lookups.retries, name):
@@ -266,9 +268,7 @@ def _batch(
         tasks = [task for task in tasks if _rank(task) == 0]
     if as_json:
         shown = tuple(
-            TaskDetails.of(
-                t, why=waiting.why(t), runs_code=status_text.runs_code(found, t.ref.task)
-            )
+            TaskDetails.of(t, why=waiting.why(t), **status_text.reported(found, t.ref.task))
             for t in tasks
         )
         more = {"daemon_runs": status.runs, "waits_for": parked, "tasks": shown}
@@ -304,12 +304,12 @@ def _rank(task: TaskRow) -> int:
 
 def _task(reader: StoreReader, ref: Ref, daemon: DaemonStatus | Unseen, *, as_json: bool) -> int:
     row, status = reader.task(ref), standing(daemon, reader)
-    waiting = wait_reasons(reader, [row], daemon=status.runs)
+    waiting = wait_reasons(reader, [row], status)
     found = status_text.cautions(reader, ref.batch, ref.task)
     if as_json:
-        runs_code = status_text.runs_code(found, ref.task)
-        more = {"why": waiting.why(row), "daemon_runs": status.runs, "runs_code": runs_code}
-        formatting.print_json(to_builtins(TaskDetails.of(row, **more)))
+        reported = status_text.reported(found, ref.task)
+        more = TaskDetails.of(row, why=waiting.why(row), daemon_runs=status.runs, **reported)
+        formatting.print_json(to_builtins(more))
         return 0
     print(*formatting.facts(status_text.task_facts(reader, row, waiting.in_short(row))), sep="\n")
     if row.status is TaskStatus.QUEUED:

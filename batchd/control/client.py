@@ -16,7 +16,6 @@ from typing import Any, Self
 
 import msgspec
 
-from batchd import __version__
 from batchd.control import requests
 from batchd.control.requests import A, ControlRequest, Order
 from batchd.errors import (
@@ -27,6 +26,7 @@ from batchd.errors import (
     NotPossibleError,
     UsageError,
 )
+from batchd.version import __version__
 
 #: The socket's file in the state directory.
 NAME = "control.sock"

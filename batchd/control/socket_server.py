@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from batchd import __version__
 from batchd.control import requests
 from batchd.control.client import NAME, address
 from batchd.control.orders import ORDERS
@@ -22,6 +21,7 @@ from batchd.control.status import AskStatus
 from batchd.errors import BatchdError, UsageError, WithdrawnError
 from batchd.gone import GONE_COMMANDS
 from batchd.log import Action, get_logger
+from batchd.version import __version__
 
 #: By its verb, what can be asked.
 REQUESTS: Mapping[str, type[ControlRequest[Any]]] = {

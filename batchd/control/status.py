@@ -60,6 +60,8 @@ class ShownParking(msgspec.Struct, frozen=True, kw_only=True):
     since: float
     #: Seconds.
     tried_s: float = 0.0
+    #: When it is tried again by itself, in seconds since the epoch; null: nobody knows.
+    again_at: float | None = None
 
     @classmethod
     def of(cls, parking: Parking) -> Self:

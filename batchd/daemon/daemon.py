@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from batchd import __version__, log
+from batchd import log
 from batchd.config import Config
 from batchd.control import ControlRequest, OpenTrouble
 from batchd.control.requests import A
@@ -63,6 +63,7 @@ from batchd.spool.inbox import Inbox
 from batchd.spool.outbox import OwnOutboxes
 from batchd.store import lookups
 from batchd.store.rows import StoredWork
+from batchd.version import __version__
 
 _DAY_S = 86400.0
 

@@ -6,13 +6,13 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from batchd import __version__, decoders, users
+from batchd import decoders, users
 from batchd.config import Config
 from batchd.control import AskStatus, Check, Checked, CheckLine, DaemonStatus, ShownParking, status
 from batchd.control.requests import DaemonProcess, SettingsInForce
@@ -30,12 +30,15 @@ from batchd.lifecycle import Lifecycle
 from batchd.log import Action
 from batchd.masking import Masker
 from batchd.pauses import aside
-from batchd.records import Scope
+from batchd.records import Cause, Parking, Scope
 from batchd.store.queries import StoreReader
 from batchd.store.shown import BatchJson, filled
+from batchd.version import __version__
 
 #: A question about more batches is cut: an answer is one line.
 _MAX_BATCHES = 1000
+#: Money's day ends at midnight UTC.
+_DAY_S = 86400.0
 #: By trouble, what `check` calls the folder that it concerns.
 _FOLDERS: Mapping[str, str] = {
     Action.INBOX_TROUBLE: "inbox",
@@ -117,7 +120,7 @@ class Desk:
             slots=self._attempts.pool.agents,
             providers=decoders.convert(self._governor.figures(), dict[str, status.ProviderStatus]),
             day=status.DayStatus(**self._governor.money.figures()),
-            parked=tuple(map(ShownParking.of, self._lifecycle.holds.parkings)),
+            parked=tuple(ShownParking.of(self._dated(p)) for p in self._lifecycle.holds.parkings),
             troubles=self._store.troubles.open,
             fetching=self._attempts.bases.fetching,
             workers=tuple(
@@ -130,6 +133,15 @@ class Desk:
                 if machine.trouble
             },
         )
+
+    def _dated(self, parking: Parking) -> Parking:
+        """Return a parking with when it is tried again by itself."""
+        again_s, now = None, time.time()
+        if parking.cause is Cause.BUDGET:
+            again_s = _DAY_S - now % _DAY_S
+        elif parking.scope.asked and parking.cause.reason:
+            again_s = self._governor.outages.again_s(parking.name)
+        return replace(parking, again_at=None if again_s is None else round(now + again_s, 1))
 
     def trying(self, action: Action) -> Tries:
         """Return what notes that some work fails, and when it works again."""

@@ -299,6 +299,15 @@ class Outages:
         """Return how long it has been tried in vain, in seconds."""
         return self._of(name)[1].tried_s
 
+    def again_s(self, name: str) -> float | None:
+        """Return in how many seconds what is out of order is tried, 0: now;
+        None: it is not, or is never tried again.
+        """
+        breaker = self._of(name)[1]
+        if breaker.outage is None or breaker.hopeless:
+            return None
+        return max(0.0, breaker.tried_at - asyncio.get_running_loop().time())
+
     def longest_wait_s(self) -> float:
         """Return how long a wait may be that keeps tasks in their slots."""
         settings = self._settings()

@@ -18,12 +18,12 @@ import aiohttp
 import httpx2
 import msgspec
 
-from batchd import __version__
 from batchd.llm import failures
 from batchd.llm.dialect import Dialect, ModelRequest, ModelTarget, without
 from batchd.llm.failures import CallPlace
 from batchd.records import Endpoint, Failure, FailureKind, Metered, ModelSetup, RateLimit, options
 from batchd.records.models import valid_throughout
+from batchd.version import __version__
 
 _NOTHING: Mapping[str, Any] = {}
 

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from batchd import __version__, installation, masking
+from batchd import installation, masking
 from batchd.config import Config
 from batchd.config.sections import ReceiverSection, loopback
 from batchd.errors import DeliveryError, NotPossibleError, SandboxError
@@ -32,6 +32,7 @@ from batchd.pauses import aside
 from batchd.sandbox import command_run, launch
 from batchd.sandbox.child import ChildProcess
 from batchd.sandbox.output import CommandOutput
+from batchd.version import __version__
 
 if TYPE_CHECKING:
     from apprise import NotifyBase

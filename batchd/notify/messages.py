@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from batchd import __version__, decoders
+from batchd import decoders
 from batchd.errors import Problem, cut
 from batchd.formats import SummaryTaskV1, SummaryV1
 from batchd.log import escape
@@ -31,6 +31,7 @@ from batchd.notify.format import (
 from batchd.records import Batch, Parking, Scope, TaskStatus
 from batchd.results import timestamp
 from batchd.spool.ulid import time_of, ulid
+from batchd.version import __version__
 from batchd.views import view
 from batchd.words import counted, duration, money, percent
 

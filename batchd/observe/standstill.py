@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from batchd import __version__, words
+from batchd import words
 from batchd.control import OpenTrouble
 from batchd.log import escape
 from batchd.records import Cause, Parking, Ref, Scope, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
+from batchd.version import __version__
 from batchd.views import last, view
 from batchd.words import listed, moment
 

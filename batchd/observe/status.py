@@ -6,7 +6,7 @@ import datetime as dt
 import enum
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
 from typing import Generic, Self, TypeVar
@@ -181,7 +181,11 @@ def standing(
     seen = Status(daemon=daemon, silent=answer is Unseen.SILENT, batches=tuple(batches))
     if reader is None:
         return seen
-    rows, parked = reader.running(), reader.parked()
+    rows = reader.running()
+    again = {(p.scope, p.name, p.cause): p.again_at for p in (daemon.parked if daemon else ())}
+    parked = tuple(
+        replace(p, again_at=again.get((p.scope, p.name, p.cause))) for p in reader.parked()
+    )
     said = {each.task: each for each in daemon.running} if daemon else {}
     agents = tuple(row for row in rows if row.status is TaskStatus.RUNNING)
     return structs.replace(
@@ -194,15 +198,15 @@ def standing(
     )
 
 
-def wait_reasons(reader: StoreReader, tasks: Sequence[TaskRow], *, daemon: bool) -> WaitReasons:
-    """Return what says why tasks, of one batch, wait; ``daemon``: whether one runs."""
+def wait_reasons(reader: StoreReader, tasks: Sequence[TaskRow], status: Status) -> WaitReasons:
+    """Return what says why tasks, of one batch, wait."""
     left = [task for task in tasks if not task.status.final]
     after = {name for task in left for name in task.after}
     behind = reader.read(lookups.left, left[0].ref.batch, after) if after else set[Ref]()
     queued = next((task.ref.batch for task in left if not task.attempts), None)
     begun = reader.begun() if queued else ()
     earlier = {queued: reader.read(lookups.open_before, queued)} if queued else {}
-    return WaitReasons(reader.parked(), begun, behind, earlier=earlier, daemon=daemon)
+    return WaitReasons(status.parked, begun, behind, earlier=earlier, daemon=status.runs)
 
 
 def prompt(reader: StoreReader, ref: Ref) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import batchd
 from batchd.errors import NotPossibleError
+from batchd.version import __version__
 
 #: The endings of files that run.
 _CODE = {".py", ".sh", ".sql"}
@@ -47,7 +48,7 @@ async def insist(program: str) -> None:
     """
     if await asyncio.to_thread(exchanged):
         what = f"the program that {program} has another version than this daemon"
-        raise NotPossibleError(f"{what}, batchd {batchd.__version__}: {RESTART}")
+        raise NotPossibleError(f"{what}, batchd {__version__}: {RESTART}")
 
 
 def python() -> str:

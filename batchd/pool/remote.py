@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
-from batchd import __version__, log, wire
+from batchd import log, wire
 from batchd.config.sections import MachineSection
 from batchd.errors import NotPossibleError, cut
 from batchd.log import Action
@@ -33,6 +33,7 @@ from batchd.pool.elsewhere import MAGIC
 from batchd.pool.here import digest
 from batchd.pool.pool_worker import PoolWorker
 from batchd.records import Place, SandboxPolicy, tasks
+from batchd.version import __version__
 
 #: What a machine may say before the worker does: bytes, and seconds.
 _GREETING, _GREETING_S = 64 << 10, 30.0

@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from batchd import __version__, pauses, wire
+from batchd import pauses, wire
 from batchd.config.sections import MachineSection
 from batchd.errors import NotPossibleError
 from batchd.pauses import doubled
@@ -26,6 +26,7 @@ from batchd.pool.remote import (
 )
 from batchd.records import Place, Ref
 from batchd.records.tasks import ANYWHERE
+from batchd.version import __version__
 
 #: A worker that has not said Hello by then is killed:
 #: loading everything without the fork server takes a second.

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from batchd import __version__, free_room, pauses, processes, results, wire
+from batchd import free_room, pauses, processes, results, wire
 from batchd.agent import AgentServices, AttemptEnd, Reply, StopSignal
 from batchd.errors import (
     FolderError,
@@ -41,6 +41,7 @@ from batchd.records import Activity, FileStamp, Patch, Ref, Trigger
 from batchd.sandbox import Sandbox
 from batchd.spool import outbox
 from batchd.taskstate import TaskState, Verdict
+from batchd.version import __version__
 
 #: How soon the daemon learns what a task does.
 _NEWS_S = 0.1

@@ -581,7 +581,7 @@ _FIXES = {
     Cause.BUDGET: "it goes on by itself at midnight UTC; or batchd tune budget.per_day_usd=…",
     Cause.TIER: "it goes on by itself, once its service tier has room; or {resume}",
     Cause.LIMITED: "it goes on by itself, once the provider lets it; or {resume}",
-    Cause.GONE: "{retry} runs its tasks with another model; or, once it is there, {resume}; batchd also tries by itself",
+    Cause.GONE: "to run its tasks with another model, {retry}; or, once it is there, {resume}; batchd also tries by itself",
 }
 
 
@@ -614,6 +614,9 @@ class Parking:
     since: float
     #: For how long it has been tried in vain, in seconds: what ``max_parked_s`` is compared with.
     tried_s: float = 0.0
+    #: When it is tried again by itself, in seconds since the epoch; None: only people can tell, or
+    #: no daemon runs. Never stored.
+    again_at: float | None = None
 
     @property
     def key(self) -> HoldKey:

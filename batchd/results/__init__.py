@@ -120,6 +120,7 @@ def result(
         patch=figures.patch(task.id, patch),
         runs_code=_runs_code(batch.directory(task), state, triggers),
         links_out=state.links,
+        near_limits={} if status is TaskStatus.TIMEOUT else _near_limits(task, state),
         error=error,
         transcript=f"{task.id}.jsonl" if started else None,
         tags=task.tags,
@@ -168,6 +169,7 @@ class Sums:
                 run_s=result.timing.run_s,
                 message=result.error.message if result.error else None,
                 runs_code=None if result.runs_code is None else len(result.runs_code),
+                near_limits=result.near_limits,
             )
         )
 
@@ -278,6 +280,16 @@ def as_text(value: ResultV1 | SummaryV1 | StatusV1 | Mapping[str, Any]) -> str:
 
 def _seconds(value: float) -> float:
     return round(max(0.0, value), 3)
+
+
+def _near_limits(task: Task, state: TaskState) -> dict[str, float]:
+    # A single round is how most tasks are done, whatever the limit.
+    nearly = state.nearly_used(task.limits, state.last_at)
+    return {
+        key: round(used / most, 4)
+        for key, used, most in nearly
+        if state.iterations > 1 or key != "max_iterations"
+    }
 
 
 def _listed(changes: FileChanges) -> FilesV1:

@@ -40,7 +40,7 @@ _ENDS = (
 
 _PROBLEMS: msgspec.json.Decoder[tuple[Problem, ...]] = decoders.decoder(tuple[Problem, ...])
 #: In an event, where a result stands as a text.
-_CAUTION = re.compile(rb'\\"runs_code\\": (?!\[\])')
+_CAUTION = re.compile(rb'\\"runs_code\\": (?!\[\])|\\"near_limits\\": (?!\{\})')
 _QUEUED = (
     "SELECT t.batch, t.name, t.priority, t.id, t.model, t.dir, t.after, t.status, t.since,"
     " t.attempt, t.crashes, t.machine FROM tasks t"
@@ -240,8 +240,8 @@ def result(db: sqlite3.Connection, ref: Ref) -> str:
 
 
 def cautions(db: sqlite3.Connection, name: str, task: str = "") -> dict[str, str]:
-    """Return by id the results in a batch, or of one task in it,
-    that report files which run code, or that no one looked.
+    """Return by id the results in a batch, or of one task in it, that report files which run code,
+    that no one looked for them, or that a limit was near.
     """
     rows = db.execute(
         f"SELECT t.name, e.body{_ENDS} AND t.batch = ?1 AND (?2 = '' OR t.name = ?2) ORDER BY t.id",

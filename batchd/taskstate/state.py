@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -30,6 +30,7 @@ from batchd.records import (
     Reason,
     Role,
     Tally,
+    TaskLimits,
     TaskStatus,
     ToolCall,
 )
@@ -38,6 +39,8 @@ from batchd.records import (
 Step: TypeAlias = tuple[int, bool]
 #: A circle has at most so many calls, and is one when it has come so often (the design's number).
 _MAX_CIRCLE_CALLS, _TIMES = 4, 3
+#: The share of a limit from which on it is nearly used up (the design's number).
+_NEARLY = 0.8
 #: So many steps are looked back on.
 LOOKED_BACK = _MAX_CIRCLE_CALLS * _TIMES
 #: Commands that do nothing, by which models that have only commands say that they are done.
@@ -305,6 +308,18 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     def run_time(self, now: float) -> float:
         """Return the time at work, in seconds, that has passed by ``now``."""
         return self.run_s + (max(0.0, now - self.last_at) if self.last_at else 0.0)
+
+    def nearly_used(self, limits: TaskLimits, now: float) -> Iterator[tuple[str, float, float]]:
+        """Yield the limits that are nearly used up, or over: the key, what is used, the limit."""
+        used = self.tally
+        every = (
+            ("max_iterations", self.iterations, limits.max_iterations),
+            ("max_calls", used.calls + used.unsettled_calls, limits.max_calls),
+            ("max_tokens", used.total_tokens, limits.max_tokens),
+            ("timeout_s", self.run_time(now), limits.timeout_s),
+            ("max_cost_usd", (used.cost_usd or 0.0) + used.unsettled_usd, limits.max_cost_usd),
+        )
+        return (each for each in every if 0 < each[2] * _NEARLY <= each[1])
 
     def parked_time(self, now: float) -> float:
         """Return the time parked, in seconds, by ``now``."""

@@ -19,7 +19,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from batchd import __version__, decoders
+from batchd import decoders
 from batchd.config.sections import MetricsSection
 from batchd.control import DaemonStatus
 from batchd.daemon.listeners import Listener, LoopLink, StatusDesk
@@ -40,6 +40,7 @@ from batchd.log import Action
 from batchd.records import Batch, FailureKind, ModelSetup, Purpose, Ref, Scope, Task, ToolName
 from batchd.store.store import Store
 from batchd.telemetry.metrics_server import MetricsServer
+from batchd.version import __version__
 
 #: Models that are distinguished; task files name them,
 #: and a file that makes names up must not fill any memory.

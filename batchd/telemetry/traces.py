@@ -30,7 +30,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from batchd import __version__, decoders, views
+from batchd import decoders, views
 from batchd.config.sections import TracesSection, loopback
 from batchd.daemon.listeners import Listener, LoopLink, StatusDesk
 from batchd.errors import NotPossibleError, cut
@@ -48,6 +48,7 @@ from batchd.log import Action
 from batchd.records import STANDARD, Batch, ModelSetup, Price, Purpose, Ref, TaskStatus
 from batchd.results import timestamp
 from batchd.store.store import Store
+from batchd.version import __version__
 from batchd.views.kinds import explained, judged, span_name
 from batchd.views.view import tokens
 

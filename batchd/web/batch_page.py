@@ -16,7 +16,6 @@ from urllib.parse import quote
 
 import msgspec
 
-from batchd import __version__
 from batchd.events import Event, Resumed, Suspended, TaskStarted
 from batchd.formats import SummaryTaskV1
 from batchd.pricing import Prices
@@ -24,6 +23,7 @@ from batchd.records import Price, Reason, Tally, TaskStatus, tasks
 from batchd.results import figures
 from batchd.store.queries import StoreReader, prompts_of_batch
 from batchd.store.rows import BatchRow, SpendRow
+from batchd.version import __version__
 from batchd.web import page_data
 from batchd.web.gathering import RESULTS, Gathered, TaskRecord
 from batchd.web.store_queries import excerpt

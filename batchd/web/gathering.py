@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from batchd import decoders
+from batchd import decoders, words
 from batchd.errors import UsageError
 from batchd.events import Event
 from batchd.formats import ResultV1, TimingV1
@@ -195,6 +195,7 @@ COLUMNS: Mapping[str, Callable[[TaskRecord], Any]] = {
     "first_prompt": _of_result(lambda r: r.first_prompt),
     "answer": _of_result(lambda r: r.answer),
     "runs_code": _of_result(lambda r: None if r.runs_code is None else len(r.runs_code)),
+    "near_limits": _of_result(lambda r: words.near_limits(r.near_limits)),
 }
 
 

@@ -166,7 +166,7 @@ def batch(queries: StoreQueries, request: Request) -> View:
             limit=PAGE,
             offset=page_no * PAGE,
         )
-        waiting = wait_reasons(reader, rows, daemon=status.runs)
+        waiting = wait_reasons(reader, rows, status)
         held = standstill.of_batch(reader.parked(), name, rows) if row.finished < row.tasks else ()
         excerpts = (queries.excerpts.line(reader, row, each.ref.task) for each in rows)
         return filled(
@@ -231,7 +231,7 @@ def earlier(reader: StoreReader, ref: Ref, before: int) -> dict[str, Any]:
 def facts(reader: StoreReader, ref: Ref, status: Status) -> page_data.TaskPage:
     """Return what is known of a task, its conversation apart. Raises ``StoreError``."""
     row = reader.task(ref)
-    waiting = wait_reasons(reader, [row], daemon=status.runs)
+    waiting = wait_reasons(reader, [row], status)
     held = () if row.status.final else waiting.parkings(row)
     folder = reader.batch(ref.batch).batch.folder
     prompt = _prompt(reader, ref, folder)

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from batchd import decoders, free_room, processes
+from batchd import decoders, free_room, processes, words
 from batchd.records import Price, tasks
 from batchd.spool import files, outbox
 from batchd.store.queries import StoreReader
@@ -183,6 +183,7 @@ def _details(task: TaskRecord, *, in_full: bool) -> dict[str, Any]:
         "error": result.error,
         "usage": result.usage,
         "timing": result.timing,
+        "near": words.near_limits(result.near_limits),
         "tags": result.tags,
     }
 

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -59,7 +60,9 @@ def test_a_provider_that_is_parked_fails_the_check(spool: Spool, model_server: s
     config.write_text(text.replace(model_server, "http://127.0.0.1:1/v1"))
     with spool.serving():
         spool.batchd("submit", spool.write("a.json", [{"first_prompt": "x"}]))
-        spool.eventually(lambda: "Waiting since" in spool.batchd("status").stdout)
+        spool.eventually(lambda: "(next try: " in spool.batchd("status").stdout)
+        (wait,) = json.loads(spool.batchd("status", "--json").stdout)["parked"]
+        assert 0 < wait["again_at"] - time.time() < 60
         done = spool.batchd("check", "--offline")
         assert done.returncode == 3
         assert "failed provider standin: its tasks wait, provider_unavailable: " in done.stdout

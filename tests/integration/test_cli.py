@@ -829,8 +829,8 @@ def test_demo_completes_everything(spool: Any) -> None:
 
 
 _OLDER = """\
-import batchd
-batchd.__version__ = "0.0.9"
+import batchd.version
+batchd.version.__version__ = "0.0.9"
 """
 
 

@@ -29,7 +29,7 @@ from dropping import batch_done, submit
 from loglines import logged
 from patience import PATIENCE_S
 
-from batchd import __version__, config, control
+from batchd import config, control
 from batchd.cli import orders
 from batchd.control.socket_server import Server
 from batchd.daemon import Daemon, Listener
@@ -48,6 +48,7 @@ from batchd.spool.outbox import PublishedFolder
 from batchd.spool.ulid import marked, ulid
 from batchd.store import lookups
 from batchd.store.queries import StoreReader
+from batchd.version import __version__
 
 pytestmark = pytest.mark.in_turns
 

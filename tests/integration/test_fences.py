@@ -28,12 +28,13 @@ from loglines import logged
 from patience import PATIENCE_S
 from weather import hanging
 
-from batchd import __version__, config, control
+from batchd import config, control
 from batchd.daemon import Daemon, Listener
 from batchd.errors import NoDaemonError
 from batchd.events import Event
 from batchd.pool import local
 from batchd.records import Ref
+from batchd.version import __version__
 
 pytestmark = pytest.mark.in_turns
 

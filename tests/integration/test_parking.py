@@ -127,7 +127,7 @@ def test_a_bad_key_parks_everything_until_it_is_fixed(
                 (line,) = _log(capsys, "provider_parked")
                 assert "batchd resume --provider standin" in line
                 assert "in a variable, start batchd again with it" in line
-                assert "no task waits for it" not in _status(tmp_path)
+                assert "Out of order" not in _status(tmp_path)
 
                 before = server.totals.requests
                 answer = await _ask(tmp_path, "resume", scope="provider", name="standin")
@@ -566,7 +566,7 @@ def test_what_is_paused_stands_still_over_a_restart_until_it_is_resumed(
 
 
 def test_what_is_parked_for_a_task_that_ended_is_tried_by_the_next(tmp_path: Path) -> None:
-    """`status` says that no task waits for it;
+    """`status` says that it is out of order, and that none waits for it;
     the next one tries it at once, however long the wait was to be.
     """
 
@@ -577,11 +577,12 @@ def test_what_is_parked_for_a_task_that_ended_is_tried_by_the_next(tmp_path: Pat
             async with Daemon(settings) as daemon:
                 await submit(daemon, "b.json", task_file(2))
                 await _until_parked(tmp_path)
-                assert "no task waits for it" not in _status(tmp_path)
+                assert "Out of order" not in _status(tmp_path)
                 await _ask(tmp_path, "cancel", target="b")
                 async with asyncio.timeout(PATIENCE_S):
                     await batch_done(daemon, "b")
-                assert "no task waits for it, and the next one tries it; " in _status(tmp_path)
+                assert "Out of order since" in (said := _status(tmp_path))
+                assert "To go on: the next task that needs it tries it, none waits; " in said
                 (tmp_path / "key").write_text(_KEY)
                 await submit(daemon, "c.json", task_file(2))
                 async with asyncio.timeout(PATIENCE_S):

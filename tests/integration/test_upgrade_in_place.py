@@ -96,7 +96,7 @@ def test_a_daemon_whose_files_were_exchanged_holds_its_tasks(spool: Any, way: st
     with at.serving() as daemon:
         until(lambda: [w for w in at.status()["workers"] if w["pid"]])
         changed, line = (
-            (at.package / "__init__.py", '__version__ = "99.0"\n')
+            (at.package / "version.py", '__version__ = "99.0"\n')
             if way == "another version"
             else (at.package / "pool" / "worker.py", "\n# another line\n")
         )

@@ -153,7 +153,7 @@ _HELD = Parking(
 )
 _HELD_JSON = (
     '{"scope": "batch", "name": "games", "cause": "paused", "message": "paused", '
-    '"since": 2.5, "tried_s": 0.0}'
+    '"since": 2.5, "tried_s": 0.0, "again_at": null}'
 )
 
 _STANDING = (

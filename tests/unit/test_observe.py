@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batchd import __version__, control, words
+from batchd import control, words
 from batchd.cli.display import status_text
 from batchd.control import requests
 from batchd.log import Action
@@ -16,6 +16,7 @@ from batchd.observe.standstill import WaitReasons
 from batchd.observe.status import Speed, Status
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Tally, TaskStatus
 from batchd.store.rows import BatchRow, TaskRow
+from batchd.version import __version__
 from batchd.words import money
 
 #: What a daemon said of itself before there was `top`.

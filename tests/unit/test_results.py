@@ -23,6 +23,7 @@ from batchd.records import (
     Rate,
     Reason,
     Task,
+    TaskLimits,
     TaskStatus,
     Trigger,
     Usage,
@@ -100,11 +101,20 @@ def text_of(
     more: Sequence[events.Event] = (),
     finished_at: float = 1e9 + 6,
     triggers: tuple[Mapping[str, Trigger] | None, Mapping[str, Trigger] | None] = ({}, {}),
+    limits: TaskLimits | None = None,
+    status: TaskStatus = TaskStatus.COMPLETED,
+    reason: Reason | None = None,
 ) -> str:
     """Return the result of a task with that journal, and ``more``;
     ``triggers``: before and after.
     """
-    task = Task(id=task_id, first_prompt="写", model="openai/x", metadata={"k": [1, None]})
+    task = Task(
+        id=task_id,
+        first_prompt="写",
+        model="openai/x",
+        metadata={"k": [1, None]},
+        limits=limits or TaskLimits(),
+    )
     state = fold(
         task.first_prompt, [*journal(price, open_call=open_call, triggers=triggers[0]), *more]
     )
@@ -112,8 +122,8 @@ def text_of(
         BATCH,
         task,
         state,
-        status=TaskStatus.COMPLETED,
-        reason=None,
+        status=status,
+        reason=reason,
         error=None,
         queued_at=1e9,
         finished_at=finished_at,
@@ -207,6 +217,19 @@ def test_what_runs_code_is_what_was_created_or_changed_since_the_start() -> None
     summary = json.loads(summary_of(BATCH, [text_of(PRICE, triggers=(before, after))], 1e9))
     assert summary["tasks"][0]["runs_code"] == 4
     assert "1 task may have changed what runs code" in lines(summary)[-1]
+
+
+def test_limits_that_came_near_are_named() -> None:
+    """Those of which four fifths are used; of one that ended over a limit the reason says it."""
+    tight = TaskLimits(max_calls=2, max_tokens=2_500, max_iterations=1, timeout_s=0)
+    text = text_of(PRICE, limits=tight)
+    near = {"max_calls": 1.0, "max_tokens": 0.88}
+    assert valid("result", text)["near_limits"] == near
+    summary = json.loads(summary_of(BATCH, [text], 1e9))
+    assert summary["tasks"][0]["near_limits"] == near
+    assert "Near a limit: 001; `batchd status games` says which" in lines(summary)
+    over = text_of(PRICE, limits=tight, status=TaskStatus.TIMEOUT, reason=Reason.MAX_CALLS)
+    assert valid("result", over)["near_limits"] == {}
 
 
 def test_without_a_look_what_runs_code_is_unknown() -> None:

@@ -9,7 +9,7 @@ from batchd import decoders, views, words
 from batchd.cli.display import formatting, tables
 from batchd.cli.display.tables import Column
 from batchd.errors import cut
-from batchd.formats import FilesV1, ResultV1, RunsCodeV1
+from batchd.formats import FilesV1, ResultV1
 from batchd.log import escape
 from batchd.observe import changes, status
 from batchd.observe.standstill import WaitReasons
@@ -59,7 +59,7 @@ def tasks(
     columns = [*_TASKS, Column("PROMPT", prompt, wide="line")]
     columns.append(Column("WHY", waiting.in_short, wide="text"))
     if len({row.model for row in rows}) > 1:
-        columns.insert(2, Column("MODEL", lambda t: t.model))
+        columns.insert(2, Column("MODEL", lambda t: t.model, wide="name"))
     return tables.lines(rows, columns)
 
 
@@ -167,13 +167,21 @@ def cautions(reader: StoreReader, batch: str, task: str = "") -> Cautions:
     return {name: decoders.decode(text, ResultV1) for name, text in texts.items()}
 
 
-def runs_code(cautions: Cautions, task: str) -> tuple[RunsCodeV1, ...] | None:
-    """Return what a task's result says, as JSON has it."""
-    return cautions[task].runs_code if task in cautions else ()
+def reported(cautions: Cautions, task: str) -> dict[str, object]:
+    """Return what a task's result reports, as JSON has it."""
+    if (found := cautions.get(task)) is None:
+        return {"runs_code": (), "near_limits": {}}
+    return {"runs_code": found.runs_code, "near_limits": found.near_limits}
 
 
 def caution_lines(cautions: Cautions) -> Iterator[str]:
     """Yield lines for people, each file with the command that shows it."""
+    near = {task: result for task, result in cautions.items() if result.near_limits}
+    for task, result in list(near.items())[:_MOST_TASKS]:
+        yield escape(f"{task} came near a limit: {words.near_limits(result.near_limits)}")
+    if (more := len(near) - _MOST_TASKS) > 0:
+        yield f"… and {more:,} more tasks: near_limits in their results"
+    cautions = {task: result for task, result in cautions.items() if result.runs_code != ()}
     for task, result in list(cautions.items())[:_MOST_TASKS]:
         files = result.runs_code
         if files is None:

@@ -46,8 +46,11 @@ def lines(summary: Mapping[str, Any], prompts: Mapping[str, str] | None = None) 
     cautions = []
     if found := sum(task.get("runs_code", 0) != 0 for task in summary["tasks"]):
         may = f"{counted(found, 'task')} may have changed what runs code when you use the directory"
-        cautions = ["", f"{may}: `batchd status {name}` says what"]
-    return [head, "", *_figures(summary), "", *_tasks(summary["tasks"], prompts or {}), *cautions]
+        cautions = [f"{may}: `batchd status {name}` says what"]
+    if near := [task["task"] for task in summary["tasks"] if task.get("near_limits")]:
+        cautions.append(f"Near a limit: {escape(listed(near))}; `batchd status {name}` says which")
+    found = [head, "", *_figures(summary), "", *_tasks(summary["tasks"], prompts or {})]
+    return [*found, "", *cautions] if cautions else found
 
 
 def _figures(summary: Mapping[str, Any]) -> list[str]:

@@ -16,8 +16,8 @@ from pathlib import Path
 import shtab
 from argparse_manpage.manpage import Manpage  # type: ignore[import-untyped]
 
-from batchd import __version__
 from batchd.cli import parser, shipped
+from batchd.version import __version__
 
 #: Below ``data/``.
 _MAN = "man/batchd.1"

@@ -76,7 +76,7 @@ Look
 Act on what is chosen
   c                         cancel it; asks first
   p   P                     pause it, or let it go on; P: everything
-  r                         run again what failed of an ended batch; asks, too
+  r                         run again what failed of an ended batch; asks too
   +   -                     a higher priority, or a lower one
 Leave
   q  Ctrl-C                 the daemon goes on
@@ -223,7 +223,7 @@ class View(Screen[None]):
         body = self.lines(self.top.sight, width, height - 1)[: height - 1]
         body += [Text()] * (height - 1 - len(body))
         text, refused = self.top.said
-        said = Text(escape(text), "bold red" if refused else "bold green")
+        said = Text(escape(text), "bold yellow" if refused else "bold")
         self.query_one(Sheet).show([*body, said if text else self.foot()], width)
 
     def common(self, key: str) -> None:

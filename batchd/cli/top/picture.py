@@ -15,7 +15,7 @@ from rich.text import Text
 
 from batchd.cli.display import tables
 from batchd.cli.display.tables import Column
-from batchd.console import name_in
+from batchd.console import hanging, name_in
 from batchd.log import escape
 from batchd.observe import standstill
 from batchd.observe.status import Provider, Status
@@ -78,7 +78,7 @@ def head(snapshot: Status, width: int) -> list[Text]:
             found.append(Text(escape(warning), "bold yellow"))
         for trouble in daemon.troubles:
             what, fix = standstill.trouble_lines(trouble)
-            found += [Text(what, "bold red"), Text(fix, "red")]
+            found += [*_said(what, width, "bold red"), *_said(fix, width, "red")]
     facts = {label: [part for part in parts if part] for label, parts in _facts(snapshot)}
     room = min(_LONGEST_LABEL, max(_LABEL, *map(len, facts)))
     for label, parts in facts.items():
@@ -90,10 +90,18 @@ def head(snapshot: Status, width: int) -> list[Text]:
     parked = sorted(snapshot.parked, key=lambda p: ranks.index(p.scope))
     said = [*parked_lines(parked, snapshot.idle)]
     for place, line in enumerate(islice(said, 2 * _PARKINGS)):
-        found.append(Text(line, "dim" if place % 2 else "yellow"))
+        found += _said(line, width, "dim" if place % 2 else "yellow")
     if (more := len(said) // 2 - _PARKINGS) > 0:
         found.append(Text(f"… and {more:,} more: batchd status", "dim"))
     return found
+
+
+def _said(line: str, width: int, style: str) -> Iterator[Text]:
+    """Yield a text in at most two lines; `batchd status` has all of it."""
+    first, *rest = hanging(line, width)
+    yield Text(first, style)
+    if rest:
+        yield Text(rest[0] if len(rest) == 1 else f"{rest[0][: width - 1]}…", style)
 
 
 def _labelled(name: Text, parts: Iterable[Cell], room: int, width: int) -> Iterator[Text]:
@@ -338,7 +346,9 @@ class Doing:
         if row.status is TaskStatus.RUNNING and doing:
             return doing.step, doing.said, doing.since
         since = row.since if row.status is TaskStatus.PARKED else 0.0
-        return view.word(row.status, row.reason), self._waiting.in_short(row), since
+        # Of a check's output the last line says most.
+        why = self._waiting.in_short(row).strip().rpartition("\n")[2]
+        return view.word(row.status, row.reason), why, since
 
     def took(self, row: TaskRow) -> float:
         """Return the seconds since the task began, or that it took in all."""

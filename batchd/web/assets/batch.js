@@ -151,7 +151,10 @@ const Batch = (() => {
   // What stands above the table. `ways`: link(task, text), mark(task), open(task), name(task), only(statuses, text), shows(task).
   function parts(content, tasks, ways) {
     const timeline = Timeline.create(content, tasks, ways);
-    return { timeline, nodes: [timeline && section("timeline", "Timeline", "", timeline.root), setbacks(content, tasks, ways), cautions(content, tasks, ways), sideBySide(content, tasks, ways), money(content, tasks), leaders(tasks, ways)].filter(Boolean) };
+    const when = timeline && section("timeline", "Timeline", "", timeline.root), beside = sideBySide(content, tasks, ways);
+    // Who opens several batches compares them.
+    const first = content.by_batch.length > 1 ? [beside, when] : [when], then = content.by_batch.length > 1 ? null : beside;
+    return { timeline, nodes: [...first, setbacks(content, tasks, ways), cautions(content, tasks, ways), then, money(content, tasks), leaders(tasks, ways)].filter(Boolean) };
   }
   return { read, query, tasksOf, headline, outcome, figures, figure, section, parts, STATUSES };
 })();

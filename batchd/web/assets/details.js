@@ -32,6 +32,7 @@ const Details = (() => {
       fact("Tokens", `${tokens}${t.estimated ? " (estimated)" : ""}`),
       fact("Cost", Words.money(t.usd)),
       fact("Unsettled", t.unsettled_usd ? `at most ${Words.money(t.unsettled_usd)} more` : ""),
+      full && full.near ? fact("Near a limit", full.near) : null,
       full && full.attempts > 1 ? fact("Attempts", Words.count(full.attempts)) : null,
       full ? fact("Worker", full.worker) : null,
       full && full.tags && full.tags.length ? fact("Tags", full.tags.join(", ")) : null,

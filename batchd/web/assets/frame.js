@@ -40,23 +40,21 @@ const Frame = (() => {
     if (data.daemon && data.daemon.differs) yield { key: "version", tone: "timeout", title: "Daemon and page are of different versions", text: data.daemon.differs, fix: "" };
     for (const t of (data.daemon && data.daemon.troubles) || []) yield { key: `t ${t.what} ${t.since}`, tone: "error", title: t.what, text: t.message, fix: t.mend, since: t.since };
   }
-  function parked({ what, why, fix, since, paused, scope, name }) {
+  function parked({ what, why, fix, since, again_at, paused, unneeded, scope, name }) {
     const key = `p ${what}`, tone = "parked", order = scope && scope !== "day" ? [["Resume", { verb: "resume", scope, name }]] : [];
     if (paused) return { key, tone, title: `${what} is paused`, text: why, fix, since, order };
-    return { key, tone, title: `${what} waits`, text: why.replace(/^[a-z_]+(?=:|$)/, Words.reason), fix, since, order };
+    return { key, tone, title: `${what} ${unneeded ? "is out of order" : "waits"}`, text: why.replace(/^[a-z_]+(?=:|$)/, Words.reason), fix, since, next: again_at, order };
   }
-  function notice({ tone, title, text, fix, since, order = [] }) {
+  function notice({ tone, title, text, fix, since, next, order = [] }) {
     return el("div", { class: "notice", "data-tone": tone },
       el("p", { class: "title" }, el("b", { text: title[0].toUpperCase() + title.slice(1) }), since ? el("span", { class: "soft" }, " for ", Keep.since(since)) : null),
       text ? el("p", { text }) : null,
-      fix ? el("p", { class: "fix" }, el("span", { class: "soft", text: "To go on: " }), withOrder(fix)) : null,
+      fix ? el("p", { class: "fix" }, el("span", { class: "soft", text: "To go on: " }), withOrder(fix), next ? el("span", { class: "soft", text: ` (next try: ${Words.lately(next)})` }) : null) : null,
       Orders.row(order));
   }
   // Orders stand out, so that they can be copied.
   function withOrder(text) {
-    const found = /batchd (?:resume|retry|tune)[^,;]*/.exec(text);
-    if (!found) return [text];
-    return [text.slice(0, found.index), el("code", { class: "order", text: found[0].trim() }), text.slice(found.index + found[0].length)];
+    return text.split(/(batchd (?:resume|retry|tune)[^,;]*)/).map((part, i) => (i % 2 ? el("code", { class: "order", text: part.trim() }) : part));
   }
   function failed(error) {
     lost.hidden = true;

@@ -42,7 +42,7 @@
   }
 
   again();
-  const has = ["report", several && "several", tasks.some(Words.uncertain) && "uncertain"], table = Tasks.create(state, has, { link, open: ways.open, changed });
+  const has = ["report", several && "several", tasks.some(t => t.model !== tasks[0].model) && "models", tasks.some(Words.uncertain) && "uncertain"], table = Tasks.create(state, has, { link, open: ways.open, changed });
   const { timeline, nodes } = Batch.parts(content, tasks, ways);
   Details.start(content, t => { const at = rows.indexOf(t); return [rows[at - 1], at < 0 ? undefined : rows[at + 1]]; }, t => { state.task = t ? name(t) : ""; keep(); });
   document.getElementById("head").replaceChildren(...head());

@@ -9,7 +9,7 @@ const Tasks = (() => {
     { name: "id", head: "Task", text: true },
     { name: "folder", head: "Batch", text: true, only: "several", value: t => t.batch, show: t => t.batch },
     { name: "status", head: "Status", text: true, value: t => `${t.status} ${t.reason}` },
-    { name: "model", head: "Model", text: true },
+    { name: "model", head: "Model", text: true, only: "models" },
     { name: "rounds", head: "Rounds", show: t => counted(t.rounds) },
     { name: "calls", head: "Calls", only: "live", show: t => counted(t.calls) },
     { name: "took_s", head: "Took", only: "live", show: t => Words.duration(t.took_s) },
@@ -23,7 +23,7 @@ const Tasks = (() => {
 
   // `has`: what there is room or reason for, of what a column is `only` for. `link(task, text)` leads to a task, and `open(task)` goes there.
   function create(state, has, { link, open, changed }) {
-    const columns = COLUMNS.filter(c => !c.only || has.includes(c.only) || (c.only === "uncertain" && has.includes("live")));
+    const columns = COLUMNS.filter(c => !c.only || has.includes(c.only) || (["models", "uncertain"].includes(c.only) && has.includes("live")));
     const search = el("input", { type: "search", id: "search", placeholder: `Filter by name, ${has.includes("live") ? "" : "prompt, "}model, message`, "aria-label": "Filter the tasks", autocomplete: "off", spellcheck: "false" });
     const sortable = columns.filter(c => !(c.only === "uncertain" && has.includes("live")));
     const sorting = el("select", { "aria-label": "Sort by" }, el("option", { value: "failed", text: "Failures first" }), el("option", { value: "order", text: "In order" }), sortable.flatMap(c => [el("option", { value: c.name, text: `${c.head} ↑` }), el("option", { value: `-${c.name}`, text: `${c.head} ↓` })]));

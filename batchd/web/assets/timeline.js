@@ -4,11 +4,19 @@ const Timeline = (() => {
   const AXIS = 24, GAP = 10, PARKED = 44, MOST = 460;
   const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800];
 
+  // Batches of different days would be slivers with nothing between them.
+  function idle(spans) {
+    let busy = 0, end = -Infinity;
+    const sorted = [...spans].sort((a, b) => a.start - b.start);
+    for (const s of sorted) { busy += Math.max(0, s.end - Math.max(s.start, end)); end = Math.max(end, s.end); }
+    return busy < 0.2 * (end - sorted[0].start);
+  }
   function create(content, tasks, { open, shows }) {
     const bar = ([place, lane, start, end]) => ({ task: tasks[place], lane, start, end });
     const bars = content.bars.map(bar), parked = content.parked.map(bar), { lanes } = content;
     if (!bars.length && !parked.length) return null;
     const all = [...bars, ...parked];
+    if (content.by_batch.length > 1 && idle(all)) return null;
     const first = all.reduce((m, b) => Math.min(m, b.start), Infinity), last = all.reduce((m, b) => Math.max(m, b.end), first + 0.001);
     const whole = [first, last + (last - first) * 0.005];
     let view = [...whole], chosen = -1, hovered = -1, width = 0, crowded = false;
@@ -63,7 +71,7 @@ const Timeline = (() => {
       }
       for (const place of new Set([hovered, chosen])) if (place >= 0) outline(g, bars[place], inks.ink, gap);
       if (waits.length) area(g, inks);
-      range.textContent = `${Words.counted(lanes, "agent")} at once at most · ${Words.clock(view[0])} to ${Words.clock(view[1])}, ${Words.duration(view[1] - view[0])}`;
+      range.textContent = `${Words.counted(lanes, "agent")} at once at most · ${Words.lately(view[0])} to ${Words.lately(view[1])}, ${Words.duration(view[1] - view[0])}`;
       if (view[0] > whole[0] || view[1] < whole[1]) canvas.dataset.zoomed = ""; else delete canvas.dataset.zoomed;
     }
     function box(bar, gap) {
@@ -87,7 +95,7 @@ const Timeline = (() => {
     }
     function axis(g, inks) {
       const step = STEPS.find(s => (s / (view[1] - view[0])) * width >= 90) || STEPS.at(-1);
-      const show = step < 60 ? Words.clock : Words.minute;
+      const show = step < 60 ? Words.clock : step < 86400 ? Words.minute : Words.lately;
       const shift = new Date(view[0] * 1000).getTimezoneOffset() * 60;
       g.textBaseline = "bottom";
       for (let at = Math.ceil((view[0] - shift) / step) * step + shift; at < view[1]; at += step) {
