@@ -239,9 +239,9 @@ BATCHES = (
 #: What tasks can be sorted by. What is not known comes last, whichever way.
 SORTS = {
     "": "t.id",
-    # What did not complete comes first.
-    "failed": "CASE t.status WHEN 'completed' THEN 2 WHEN 'cancelled' THEN 1 WHEN 'error' THEN 0"
-    " WHEN 'timeout' THEN 0 ELSE 2 END",
+    # What did not complete comes first, then what is at work; what has not begun comes last.
+    "failed": "CASE t.status WHEN 'error' THEN 0 WHEN 'timeout' THEN 0 WHEN 'cancelled' THEN 1"
+    " WHEN 'running' THEN 2 WHEN 'parked' THEN 3 WHEN 'completed' THEN 4 ELSE 5 END",
     "id": "t.name COLLATE NOCASE",
     "status": "t.status || ' ' || coalesce(t.reason, '')",
     "model": "t.model",

@@ -1,7 +1,7 @@
 // The tasks of batches as a table: sorted, filtered and turned a page at a time by who has them, a server or the page itself.
 const Tasks = (() => {
   const { el } = Dom;
-  const PAGE = 100, RANKS = { error: 0, timeout: 0, cancelled: 1 };
+  const PAGE = 100, RANKS = { error: 0, timeout: 0, cancelled: 1, running: 2, parked: 3, completed: 4 };
   const names = new Intl.Collator("en", { numeric: true });
   const counted = n => (n ? Words.count(n) : "");
   // `only`: where a column is shown, in a report or on a page that a server fills.
@@ -89,7 +89,7 @@ const Tasks = (() => {
     const text = t => (texts ||= new Map(all.map(each => [each, [`${each.batch}/${each.id}`, each.model, Words.reason(each.reason), Words.outcome(each.status, each.reason, each.rounds), each.why, each.prompt].join("\n").toLowerCase()]))).get(t);
     return state => {
       const name = state.sort.replace(/^-/, ""), column = COLUMNS.find(c => c.name === name), way = state.sort.startsWith("-") ? -1 : 1;
-      const rank = t => (t.status in RANKS ? RANKS[t.status] : 2), q = state.q.toLowerCase();
+      const rank = t => (t.status in RANKS ? RANKS[t.status] : 5), q = state.q.toLowerCase();
       const found = all.filter(t => (!state.status.size || state.status.has(t.status)) && (!q || text(t).includes(q)));
       const compare = column && column.text ? names.compare : (a, b) => a - b;
       // What is not known comes last, whichever way.
