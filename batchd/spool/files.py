@@ -12,7 +12,6 @@ import itertools
 import os
 import shutil
 import stat
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -25,8 +24,6 @@ _RENAME_NOREPLACE = 1
 _counter = itertools.count()
 #: Bytes of a name that are kept in that of its temporary file; a file name has 255.
 _NAME_BYTES = 200
-#: What the clocks of a file system and of processes may differ by.
-_CLOCKS_S = 5.0
 
 
 def content(path: str | Path, most: int, *, dir_fd: int | None = None) -> bytes | None:
@@ -177,29 +174,12 @@ def _draft(folder: int, name: str, mode: int) -> BinaryIO:
     return open(descriptor, "wb")
 
 
-def sweep(folder: Path) -> None:
-    """Remove what writers that were killed have left in a folder."""
-    for path in folder.glob(".*.tmp"):
-        pid = path.name.split(".")[-2].partition("-")[0]
-        if pid.isdecimal() and not _writes(int(pid), path):
-            path.unlink(missing_ok=True)
-
-
-def _writes(pid: int, path: Path) -> bool:
-    """Whether a process may still write a file: it lives,
-    and did so before the file was last written to.
-
-    One that was killed is seen until its parent, or what has that part in a container, asks how it
-    ended; and there the next daemon may well have the number of the last.
+def sweep(folder: Path, name: str = "*") -> None:
+    """Remove what writers that were killed have left of a file, or of all, in a folder:
+    to be asked for where no one else writes it any more.
     """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        up_s = float(Path("/proc/uptime").read_text().split()[0])
-        written = path.lstat().st_mtime
-    except OSError:
-        return False
-    began = time.time() - up_s + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return fields[0] not in {"Z", "X"} and began <= written + _CLOCKS_S
+    for path in folder.glob(f".{name}.[0-9]*-[0-9]*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 @cache

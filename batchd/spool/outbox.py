@@ -223,7 +223,7 @@ def publish_status(outbox: str, data: bytes, *, sweep: bool) -> None:
     if found.st_mode & stat.S_IWOTH:
         return
     if sweep:
-        files.sweep(Path(outbox))
+        files.sweep(Path(outbox), STATUS)
 
     def fill(file: BinaryIO) -> None:
         with contextlib.suppress(OSError):  # a group that this user is not in
