@@ -10,8 +10,9 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batchd import records, words
 from batchd.config import Config, providers
@@ -23,10 +24,6 @@ from batchd.spool.answer_schemas import AnswerSchemas
 from batchd.spool.decoding import Place
 from batchd.spool.task_directories import OUTSIDE, TaskDirectories
 from batchd.spool.taskspec import RESERVED, BatchKeys, Defaults, SecretSpec, TaskSpec
-
-if TYPE_CHECKING:
-    pass
-
 
 #: Names that are suggested in one file, each for a look at all ids; and what an id may be long.
 _SUGGESTIONS, _ID_LENGTH = 5, 64
@@ -292,9 +289,13 @@ def _dependencies(specs: dict[int, TaskSpec], ids: dict[int, str]) -> Iterator[F
                 )
     # Where an id is given twice, the first counts, here as in `known`.
     graph = {ids[i]: tuple(specs[i].after or ()) for i in reversed(specs)}
-    for cycle in islice(_cycles(graph), _CYCLES):
-        why = f"the tasks wait for each other: {' → '.join(cycle)}"
-        yield known[cycle[0]], ("after",), Problem("", why)
+    for cycle in _cycles(graph):
+        first = min(cycle, key=known.__getitem__)
+        start = cycle.index(first)
+        path = cycle[start:] + cycle[:start]
+        shown = [*path[:10], "…"] if len(path) > 10 else path  # a line
+        why = f"the tasks wait for each other: {' → '.join((*shown, first))}"
+        yield known[first], ("after",), Problem("", why)
 
 
 def _near(name: str, known: Mapping[str, int]) -> str:
@@ -307,35 +308,19 @@ def _near(name: str, known: Mapping[str, int]) -> str:
     return f"do you mean {found[0]}?" if found else ""
 
 
-def _cycles(graph: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-    """Yield cycles as they are shown, at least one where there is any:
-    a walk with its own stack, as chains may be long.
+def _cycles(graph: Mapping[str, tuple[str, ...]]) -> Iterator[list[str]]:
+    """Yield tasks that wait for each other, each for the next and the last for the first;
+    a task is in one such cycle alone.
     """
-    done: set[str] = set()
-    for start in graph:
-        path = [start] if start not in done else []
-        at = {start: 0}
-        below = {start: iter(graph[start])}
-        while path:
-            node = next(below[path[-1]], None)
-            if node is None:
-                done.add(path[-1])
-                del at[path.pop()]
-            elif node in at:
-                yield _shown(path, at[node])
-            elif node not in done:
-                at[node] = len(path)
-                below[node] = iter(graph.get(node, ()))
-                path.append(node)
-
-
-def _shown(path: Sequence[str], start: int) -> tuple[str, ...]:
-    """Return the end of a path, which leads back to the task at ``start``;
-    a long one without its middle.
-    """
-    if len(path) - start < 11:  # a line
-        return (*path[start:], path[start])
-    return (*path[start : start + 10], "…", path[start])
+    for _ in range(_CYCLES):
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            found = error.args[1][:0:-1]
+            yield found
+            graph = {node: graph[node] for node in graph.keys() - set(found)}
+        else:
+            return
 
 
 def _first(*values: Any) -> Any:
