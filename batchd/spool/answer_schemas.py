@@ -1,5 +1,5 @@
 """Problems with the ``output_schema`` of a task:
-no valid JSON Schema, or one that cannot be checked in time."""
+it is no valid JSON Schema, or leads out of itself."""
 
 from __future__ import annotations
 
@@ -21,19 +21,10 @@ if TYPE_CHECKING:
 
 #: Errors of one ``output_schema`` that are reported.
 _ERRORS = 200
-#: Where the items of a list are no keys of schemas, but are compared with each other.
-_SCHEMAS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
-#: Where a schema holds data, which nothing compares;
-#: the older drafts want the items of an ``enum`` to differ.
-_DATA = frozenset({"const", "default", "examples", "enum"})
-_NEWER = ("2020-12", "2019-09")
-#: Comparisons that one schema may take: a list of 300 objects,
-#: say, each of which must differ from all others.
-_COMPARISONS = 100_000
 
 
 class AnswerSchemas:
-    """The schemas of answers in one task file: what is no valid JSON Schema, or takes too long.
+    """The schemas of answers in one task file.
 
     It remembers what it has looked at, for a batch may repeat one schema in each task.
     """
@@ -60,11 +51,7 @@ def _problems(schema: dict[str, Any]) -> Iterator[tuple[Place, Problem]]:
         yield ("$schema",), Problem("", why, Draft202012Validator.META_SCHEMA["$id"])
         return
     kind = validators.validator_for(schema, default=Draft202012Validator)
-    newer = any(year in kind.META_SCHEMA["$schema"] for year in _NEWER)
     yield from islice(_foreign(schema), _ERRORS)
-    if at := _too_long(schema, newer=newer):
-        yield at, Problem("", "this list is too long to be checked for duplicates")
-        return
     meta = kind(kind.META_SCHEMA, format_checker=_patterns())
     try:
         for error in islice(meta.iter_errors(schema), _ERRORS):
@@ -97,42 +84,18 @@ def _patterns() -> FormatChecker:
     return checker
 
 
-def _values(schema: Any) -> Iterator[tuple[Place, Any]]:
-    """Yield every value of a schema, and its place."""
-    waiting: list[tuple[Place, Any]] = [((), schema)]
-    while waiting:
-        at, item = waiting.pop()
-        yield at, item
-        if isinstance(item, dict):
-            waiting += [((*at, key), below) for key, below in item.items()]
-        elif isinstance(item, list):
-            waiting += [((*at, index), below) for index, below in enumerate(item)]
-
-
 def _foreign(schema: Mapping[str, Any]) -> Iterator[tuple[Place, Problem]]:
     """Find references out of the schema:
     fetching one would let a task file make the worker call any address.
     """
-    for at, item in _values(schema):
-        reference = item.get("$ref") if isinstance(item, dict) else None
+    waiting: list[tuple[Place, Any]] = [((), schema)]
+    while waiting:
+        at, item = waiting.pop()
+        if isinstance(item, list):
+            waiting += [((*at, index), below) for index, below in enumerate(item)]
+        if not isinstance(item, dict):
+            continue
+        waiting += [((*at, key), below) for key, below in item.items()]
+        reference = item.get("$ref")
         if isinstance(reference, str) and not reference.startswith("#"):
             yield (*at, "$ref"), Problem("", "it must lie in this schema", "#/$defs/…")
-
-
-def _too_long(schema: Mapping[str, Any], *, newer: bool) -> Place | None:
-    """Return where a list stands whose items would have to be compared each with each,
-    and are too many for that.
-
-    Texts alone, or numbers alone, can be sorted; all else cannot.
-    """
-    left = _COMPARISONS
-    for at, item in _values(schema):
-        if not isinstance(item, list) or (at[-1] in _SCHEMAS or (newer and at[-1] in _DATA)):
-            continue
-        kinds = {str if isinstance(one, str) else type(one) for one in item}
-        if kinds <= {str} or kinds <= {int, float}:
-            continue
-        left -= len(item) ** 2
-        if left < 0:
-            return at
-    return None

@@ -57,15 +57,6 @@ def _misspelt(n: int) -> bytes:
 
 _HOSTILE: dict[str, Callable[[int], bytes]] = {
     "ids that are nearly right": _misspelt,
-    "a required list of objects": lambda n: _one(
-        output_schema={"required": [{"a": i} for i in range(n)]}
-    ),
-    "an older draft's enum of mixed values": lambda n: _one(
-        output_schema={
-            "$schema": "http://json-schema.org/draft-04/schema#",
-            "enum": [{"a": i} for i in range(n)],
-        }
-    ),
 }
 
 
