@@ -55,13 +55,9 @@ def text(data: bytes) -> str | Problem:
     for mark, name in _MARKS:
         if data.startswith(mark):
             return Problem("", f"the file is {name}", "save it as UTF-8")
-    if zeros := _zeros(data):
-        return Problem("", zeros, "the machine that wrote it may have crashed: write it again")
-    if b"\0" in data[:1024]:
-        start = data[:64]
-        wide = max(start[::2].count(0), start[1::2].count(0)) * 3 > len(start)
-        name = "UTF-16" if wide else "not text"
-        return Problem("", f"the file is {name}", "save it as UTF-8")
+    if b"\0" in data:
+        why = "the file holds zero bytes: it is UTF-16, no text, or a crash has cut it off"
+        return Problem("", why, "save it as UTF-8, or write it again")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -73,17 +69,6 @@ def text(data: bytes) -> str | Problem:
             else "this is not UTF-8",
             "save the file as UTF-8",
         )
-
-
-def _zeros(data: bytes) -> str:
-    """Return where zero bytes stand in the place of what was never written; empty: they do not."""
-    if not data.endswith(b"\0"):
-        return "the file begins with zero bytes" if data.startswith(bytes(8)) else ""
-    written = data.rstrip(b"\0")
-    if not written:
-        return "the file is filled with zero bytes"
-    # In UTF-16 and UTF-32 some stand between the characters too.
-    return "" if b"\0" in written else f"the file ends in {len(data) - len(written):,} zero bytes"
 
 
 def json_value(source: str) -> Any | Problem:

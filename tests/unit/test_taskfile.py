@@ -459,19 +459,23 @@ def test_what_is_no_json_is_reported_with_its_fix(
     assert problem in found[place]
 
 
+#: Of UTF-16 without its mark, of a program, of what was never written to its end.
+_ZEROS = (
+    "the file holds zero bytes: it is UTF-16, no text, or a crash has cut it off (save it as UTF-8,"
+    " or write it again)"
+)
+
+
 @pytest.mark.parametrize(
     ("data", "name", "place", "problem"),
     [
         ("{}".encode("utf-16"), "x.json", "", "the file is UTF-16 (save it as UTF-8)"),
-        ('{"a": 1}'.encode("utf-16-be"), "x.json", "", "the file is UTF-16 (save it as UTF-8)"),
-        (b"\x7fELF" + bytes(range(1, 30)) + b"\0" + b"x" * 100, "x.md", "", "the file is not text"),
+        ('{"a": 1}'.encode("utf-16-be"), "x.json", "", _ZEROS),
+        (b"\x7fELF" + bytes(range(1, 30)) + b"\0" + b"x" * 100, "x.md", "", _ZEROS),
         ('{\n"a": "é"}'.encode("latin-1"), "x.json", "line 2, column 7", "byte 0xe9 is not UTF-8"),
         (b"tasks: []", "x.yaml", "", "the ending '.yaml' is not known"),
         (b"", "x.md", "", "the file is empty"),
-        (bytes(4000), "x.json", "", "the file is filled with zero bytes (the machine that wrote"),
-        (b"do it" + bytes(4000), "x.md", "", "the file ends in 4,000 zero bytes"),
-        (bytes(4000) + b"{}", "x.json", "", "the file begins with zero bytes"),
-        ("a\n".encode("utf-16-le"), "x.md", "", "the file is UTF-16"),
+        (b"do it" * 1000 + bytes(4000), "x.md", "", _ZEROS),
     ],
 )
 def test_other_encodings_and_endings_are_named(
