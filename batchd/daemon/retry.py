@@ -70,8 +70,7 @@ class Reruns:
         again too: they are cancelled once the new run is durable.
 
         An order that is given twice with one claim, as its answer was lost, runs once. What is
-        stored and reserved for it carries this state directory's mark, by which a later daemon
-        knows it for its own.
+        stored for it carries this state directory's mark.
         """
         store, failed, model = self._store, order.failed, order.model
         claim = order.claim or ulid()
