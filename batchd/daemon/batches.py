@@ -32,17 +32,12 @@ from batchd.store.queries import StoreReader
 from batchd.store.rows import StoredWork
 from batchd.store.store import Store
 
-#: So many tasks before a batch's end, its finishers get ready.
-_FINISHERS_READY_AT = 8
-
 
 @dataclass(slots=True, eq=False)
 class OpenBatch:
     """A batch whose summary is not written yet."""
 
     batch: Batch
-    #: How many tasks it has; 0 where an earlier daemon took it up.
-    tasks: int = 0
     #: Whether the dropped file lies in its folder.
     moved: bool = False
     #: Whether its last files are being written.
@@ -113,7 +108,7 @@ class OpenBatches:
     def opened(self, batch: Batch, tasks: Sequence[Task]) -> Batch:
         """Queue the tasks of a batch that is stored, and return it. Then call ``moved``."""
         if batch.name not in self._open:
-            self._open[batch.name] = OpenBatch(batch, len(tasks))
+            self._open[batch.name] = OpenBatch(batch)
             self._governor.money.open_batch(batch.name, batch.budget_usd, 0.0)
             for facts in batch.facts(tasks):
                 self._lifecycle.take(inputs.Accepted(facts))
@@ -210,14 +205,6 @@ class OpenBatches:
         return self.folders.closed({known.batch.outbox for known in self._open.values()})
 
     # A batch's end
-
-    def near_end(self, name: str) -> None:
-        """See whether a batch, of which a task was published, is so near to its end that its
-        finishers get ready.
-        """
-        if len(self._lifecycle.of(name)) == _FINISHERS_READY_AT:
-            for finisher in self._finishers:
-                main_loop.spawn(finisher.soon(self._open[name].tasks, self._current.config))
 
     def look(self, name: str) -> None:
         """See whether a batch can be closed."""

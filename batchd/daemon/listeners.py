@@ -106,9 +106,6 @@ class Finisher:
     The summary waits for it: be bounded, and never fail.
     """
 
-    async def soon(self, tasks: int, config: Config) -> None:
-        """Get ready: of a batch of so many tasks, few have not ended."""
-
     async def finish(self, batch: Batch, tasks: int, config: Config) -> None:
         """Write what is to lie beside the results of a batch; all its tasks, so many, have ended.
 

@@ -253,7 +253,6 @@ class Publisher:
 
     def _published(self, ref: Ref, finished: TaskFinished) -> None:
         self._follow(inputs.Published(ref, finished.status))
-        self._batches.near_end(ref.batch)
         main_loop.tell(lambda listener: listener.task_finished(ref, finished))
 
     def _follow(self, given: inputs.Published | inputs.EndRefused) -> None:

@@ -5,7 +5,6 @@ started when it is needed, kept while more may come, killed when it hangs.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 import msgspec
 
@@ -41,13 +40,6 @@ class ReportProcess:
         self._children = Children("batchd.web.report", *options, keep_s=_IDLE_S)
         self._turn = asyncio.Lock()
 
-    async def start(self, timeout_s: float) -> None:
-        """Start it before it is needed. Where that fails, ``make`` says so."""
-        if not self._turn.locked():
-            with contextlib.suppress(OSError, ChildDiedError):
-                async with self._turn, asyncio.timeout(timeout_s), self._children.one():
-                    pass
-
     async def make(self, wanted: ReportJob, timeout_s: float) -> str:
         """Make a report; return why there is none, empty: there is one.
 
@@ -80,11 +72,6 @@ class ReportMaker(Finisher):
         self._small, self._large = ReportProcess(), ReportProcess(BEHIND)
         #: The last configuration, and how reports are made under it: prices are looked up once.
         self._style: tuple[Config, Style] | None = None
-
-    async def soon(self, tasks: int, config: Config) -> None:
-        """Start the process, which takes longer than most reports do."""
-        if config.report.enabled:
-            await self._process(tasks).start(config.report.timeout_s)
 
     async def finish(self, batch: Batch, tasks: int, config: Config) -> None:
         """Make a batch's report, when its turn has come."""

@@ -406,25 +406,6 @@ def test_the_wheel_has_the_page(tmp_path: Path) -> None:
         assert names <= set(file.namelist())
 
 
-def test_the_process_is_there_before_the_batch_ends(tmp_path: Path, model_server: str) -> None:
-    """It is started while the last tasks run: its start takes longer than most reports."""
-    station = Station(tmp_path, model_server, model="latency-0.3+steps-1", reports=True)
-    early = False
-    with station.serving():
-        station.drop("b.jsonl", b'{"first_prompt": "x"}\n' * 20)
-        folder = station.outbox / "b"
-
-        def done() -> bool:
-            nonlocal early
-            ours = any(_of(pid, station) for pid in _makers())
-            early = early or (ours and not (folder / "results.jsonl").exists())
-            return (folder / "summary.json").exists()
-
-        until(done)
-    assert early
-    assert (folder / "report.html").exists()
-
-
 def test_many_batches_share_one_process(tmp_path: Path, model_server: str) -> None:
     """Small batches that end one after another do not start a process each,
     and it goes with the daemon.
