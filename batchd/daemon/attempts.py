@@ -20,7 +20,6 @@ from batchd.daemon.batches import OpenBatches
 from batchd.daemon.calls import Calls
 from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.lessons import Lessons
-from batchd.daemon.main_loop import BriefCache
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.starting import AttemptStarter, PlaceLook
@@ -74,8 +73,6 @@ class Attempts:
     _active: dict[Ref, ActiveAttempt] = field(default_factory=dict)
     #: Slots whose pause between two tasks is not over.
     _resting: int = 0
-    #: Which user was there.
-    _user: BriefCache = field(default_factory=BriefCache)
 
     def __post_init__(self) -> None:
         self.bases = Bases(self._current, self._lifecycle, self._publisher, self._outboxes)
@@ -210,7 +207,11 @@ class Attempts:
     ) -> None:  # one step after the other, and each may end it
         """See whether a task can start, and number its attempt."""
         ref = active.ref
-        await self._outboxes.patiently(self._user_there, Action.SANDBOX_TROUBLE)
+        # In a thread: who a user is may be answered over a network.
+        await self._outboxes.patiently(
+            lambda: asyncio.to_thread(check_user, self._current.config.sandbox_policy()),
+            Action.SANDBOX_TROUBLE,
+        )
         if not await active.worker.up():
             self.take(inputs.Lost(ref))
             return
@@ -294,17 +295,6 @@ class Attempts:
         main_loop.tell(lambda listener: listener.task_dispatched(ref, batch, run.terms))
         if not self.pool.run(active.worker, run):
             self.take(inputs.Lost(ref))
-
-    async def _user_there(self) -> None:
-        """See to it that commands can run as whom they should.
-
-        Raises ``SandboxUnavailableError``.
-        """
-        policy = self._current.config.sandbox_policy()
-        if not self._user.knows(policy.user):
-            # In a thread: the answer may come over a network.
-            await asyncio.to_thread(check_user, policy)
-            self._user.note(policy.user)
 
     def _stop(self, active: ActiveAttempt) -> None:
         """Stop a task at work, with the answer to its request or at its next durable point."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,25 +15,6 @@ from batchd.daemon.listeners import Listener
 _SETTLES_S = 1.0
 #: And where an order waits for it, before it is looked whether only trouble is left.
 _IDLE_S = 2.0
-#: How long an answer about the machine holds (seconds).
-_SURE_S = 0.25
-
-
-@dataclass(slots=True)
-class BriefCache:
-    """One thing that was so: a user that was there, a folder that took files."""
-
-    _name: str = ""
-    #: By the monotonic clock.
-    _at: float = 0.0
-
-    def knows(self, name: str) -> bool:
-        """Return whether it was so of this one, a moment ago."""
-        return name == self._name and time.monotonic() - self._at < _SURE_S
-
-    def note(self, name: str) -> None:
-        """Note that it is so."""
-        self._name, self._at = name, time.monotonic()
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)

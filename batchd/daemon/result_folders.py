@@ -13,7 +13,6 @@ from pathlib import Path
 from batchd import free_room
 from batchd.daemon import main_loop
 from batchd.daemon.current_config import CurrentConfig
-from batchd.daemon.main_loop import BriefCache
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import TROUBLE_S
 from batchd.lifecycle import Lifecycle, inputs
@@ -34,8 +33,6 @@ class ResultFolders:
     _current: CurrentConfig
     _lifecycle: Lifecycle
     _outboxes: Outboxes
-    #: Which batch's folder took files; where it takes none by then, a result waits for that.
-    _took: BriefCache = field(default_factory=BriefCache)
     #: By batch that a disk refuses: what it said since its tasks last tried; None: nothing yet.
     _refused: dict[str, str | None] = field(default_factory=dict)
 
@@ -53,22 +50,16 @@ class ResultFolders:
         """Return whether a batch's folder takes files;
         if not, all of its tasks are held until it does.
         """
-        shut = self._outboxes.troubles.holds(batch.outbox, batch.name)
-        if shut or not await self._ready(batch):
+        ready = not self._outboxes.troubles.holds(batch.outbox, batch.name)
+        if ready:
+            try:
+                ready = await self._outboxes.promptly(partial(outbox.ready, batch), batch.outbox)
+            except OSError:
+                ready = False  # its threads hang: who tries it out will say so
+        if not ready:
             self._hold(batch)
         holds = self._lifecycle.holds
         return not (holds.keeps(_shut(batch.name)) or holds.keeps(_full(batch.name)))
-
-    async def _ready(self, batch: Batch) -> bool:
-        if self._took.knows(batch.name):
-            return True
-        try:
-            ready = await self._outboxes.promptly(partial(outbox.ready, batch), batch.outbox)
-        except OSError:
-            return False  # its threads hang: who tries it out will say so
-        if ready:
-            self._took.note(batch.name)
-        return ready
 
     def _hold(self, batch: Batch) -> None:
         lifecycle, hold = self._lifecycle, _shut(batch.name)
