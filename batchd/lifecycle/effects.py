@@ -13,54 +13,49 @@ from batchd.events import CancelRequested, Suspended
 from batchd.records import Reason, Ref, TaskStatus
 
 
-class Start(Struct, frozen=True, gc=False):
+class _Effect(Struct, frozen=True, gc=False):
+    """What all effects have."""
+
+    ref: Ref
+
+
+class Start(_Effect, frozen=True, gc=False):
     """Look whether a task can start in its slot."""
 
-    ref: Ref
 
-
-class HandOver(Struct, frozen=True, gc=False):
+class HandOver(_Effect, frozen=True, gc=False):
     """Hand a task to its worker."""
 
-    ref: Ref
 
-
-class Free(Struct, frozen=True, gc=False):
+class Free(_Effect, frozen=True, gc=False):
     """Give back a slot in which nothing was started."""
 
-    ref: Ref
 
-
-class Stop(Struct, frozen=True, gc=False):
+class Stop(_Effect, frozen=True, gc=False):
     """Stop the worker, or a request of its that waits,
     with what the task was asked to stop with.
     """
 
-    ref: Ref
 
-
-class Suspend(Struct, frozen=True, gc=False):
+class Suspend(_Effect, frozen=True, gc=False):
     """Write that an attempt gave its slot back."""
 
-    ref: Ref
     #: What it was asked to give it back with; None: its worker has said so itself.
     wish: Suspended | None = None
 
 
-class Recover(Struct, frozen=True, gc=False):
+class Recover(_Effect, frozen=True, gc=False):
     """Write that an attempt lost its worker, once all that it said is durable."""
 
-    ref: Ref
     #: Whether the task may have killed it.
     counted: bool
     #: Whether no other one can have.
     alone: bool
 
 
-class End(Struct, frozen=True, gc=False):
+class End(_Effect, frozen=True, gc=False):
     """Make the end of a task that no worker can end itself."""
 
-    ref: Ref
     status: TaskStatus
     reason: Reason
     #: For people.
@@ -71,16 +66,12 @@ class End(Struct, frozen=True, gc=False):
     details: str = ""
 
 
-class Publish(Struct, frozen=True, gc=False):
+class Publish(_Effect, frozen=True, gc=False):
     """Write the files of a task that has ended."""
 
-    ref: Ref
 
-
-class Confirm(Struct, frozen=True, gc=False):
+class Confirm(_Effect, frozen=True, gc=False):
     """Write that the files of a task, which its worker wrote, are published."""
-
-    ref: Ref
 
 
 Effect: TypeAlias = Start | HandOver | Free | Stop | Suspend | Recover | End | Publish | Confirm

@@ -20,6 +20,43 @@ class _Input(Struct, frozen=True, gc=False):
         """Take over into the task's entry what it says; what follows from that is for the table."""
 
 
+class _OfTask(_Input, frozen=True, gc=False):
+    """What happens to a task that it names."""
+
+    ref: Ref
+
+
+class _WithEnd(_Input, frozen=True, gc=False):
+    """What a task ends with, unless it has ended."""
+
+    end: End
+
+    @property
+    def ref(self) -> Ref:
+        """The task."""
+        return self.end.ref
+
+
+class _Wish(_OfTask, frozen=True, gc=False):
+    """A task is to give its slot back."""
+
+    wish: Suspended
+
+    def note(self, entry: Entry) -> None:
+        """Take over what it says; what was wished before counts."""
+        entry.wish = entry.wish or self.wish
+
+
+class _Over(_OfTask, frozen=True, gc=False):
+    """An end is durable."""
+
+    status: TaskStatus
+
+    def note(self, entry: Entry) -> None:
+        """Take over what it says."""
+        entry.ended = entry.ended or self.status
+
+
 class Accepted(_Input, frozen=True, gc=False):
     """A task is in the store, and has not ended.
 
@@ -34,16 +71,13 @@ class Accepted(_Input, frozen=True, gc=False):
         return self.facts.ref
 
 
-class Unpublished(_Input, frozen=True, gc=False):
+class Unpublished(_OfTask, frozen=True, gc=False):
     """A task ended under an earlier daemon, which did not confirm its files."""
 
-    ref: Ref
 
-
-class Held(_Input, frozen=True, gc=False):
+class Held(_OfTask, frozen=True, gc=False):
     """Something keeps a task from starting; one that runs is not stopped by that."""
 
-    ref: Ref
     hold: HoldKey
 
     def note(self, entry: Entry) -> None:
@@ -52,10 +86,9 @@ class Held(_Input, frozen=True, gc=False):
             entry.holds += (self.hold,)
 
 
-class Lifted(_Input, frozen=True, gc=False):
+class Lifted(_OfTask, frozen=True, gc=False):
     """That is over."""
 
-    ref: Ref
     hold: HoldKey
 
     def note(self, entry: Entry) -> None:
@@ -64,10 +97,9 @@ class Lifted(_Input, frozen=True, gc=False):
             entry.holds = tuple(hold for hold in entry.holds if hold != self.hold)
 
 
-class Reprioritised(_Input, frozen=True, gc=False):
+class Reprioritised(_OfTask, frozen=True, gc=False):
     """A task has another priority, which also counts for its next turns."""
 
-    ref: Ref
     priority: int
 
     def note(self, entry: Entry) -> None:
@@ -75,24 +107,19 @@ class Reprioritised(_Input, frozen=True, gc=False):
         entry.facts = replace(entry.facts, priority=self.priority)
 
 
-class SlotFree(_Input, frozen=True, gc=False):
+class SlotFree(_OfTask, frozen=True, gc=False):
     """The input that it is a task's turn, and a slot is reserved for it."""
 
-    ref: Ref
 
-
-class Unready(_Input, frozen=True, gc=False):
+class Unready(_OfTask, frozen=True, gc=False):
     """What a task needs is not there:
     a folder that takes its result, or the repository that it begins at.
     """
 
-    ref: Ref
 
-
-class Dispatched(_Input, frozen=True, gc=False):
+class Dispatched(_OfTask, frozen=True, gc=False):
     """The store has numbered an attempt."""
 
-    ref: Ref
     attempt: int
 
     def note(self, entry: Entry) -> None:
@@ -100,44 +127,25 @@ class Dispatched(_Input, frozen=True, gc=False):
         entry.attempt = self.attempt
 
 
-class Stale(_Input, frozen=True, gc=False):
+class Stale(_OfTask, frozen=True, gc=False):
     """The store numbers no attempt: the task has ended."""
 
-    ref: Ref
 
-
-class Refused(_Input, frozen=True, gc=False):
+class Refused(_WithEnd, frozen=True, gc=False):
     """A task cannot start under today's configuration, and ends."""
 
-    end: End
 
-    @property
-    def ref(self) -> Ref:
-        """The task."""
-        return self.end.ref
-
-
-class TurnedAway(_Input, frozen=True, gc=False):
+class TurnedAway(_Wish, frozen=True, gc=False):
     """A task cannot start yet: what it needs is parked."""
 
-    ref: Ref
-    wish: Suspended
 
-    def note(self, entry: Entry) -> None:
-        """Take over what it says."""
-        entry.wish = entry.wish or self.wish
-
-
-class Ready(_Input, frozen=True, gc=False):
+class Ready(_OfTask, frozen=True, gc=False):
     """The input that nothing is missing: the worker may have the task."""
 
-    ref: Ref
 
-
-class CancelOrdered(_Input, frozen=True, gc=False):
+class CancelOrdered(_OfTask, frozen=True, gc=False):
     """Somebody wants a task to end."""
 
-    ref: Ref
     wish: CancelRequested
 
     def note(self, entry: Entry) -> None:
@@ -145,91 +153,54 @@ class CancelOrdered(_Input, frozen=True, gc=False):
         entry.wish = self.wish
 
 
-class Halt(_Input, frozen=True, gc=False):
+class Halt(_Wish, frozen=True, gc=False):
     """A task that has a slot is to give it back:
     something is paused, or needs the room, or the daemon stops.
     """
 
-    ref: Ref
-    wish: Suspended
 
-    def note(self, entry: Entry) -> None:
-        """Take over what it says."""
-        entry.wish = entry.wish or self.wish
-
-
-class GiveUp(_Input, frozen=True, gc=False):
+class GiveUp(_WithEnd, frozen=True, gc=False):
     """A task that has no slot is to end:
     what it comes after failed, or its provider was gone for too long.
     """
-
-    end: End
 
     def note(self, entry: Entry) -> None:
         """Take over what it says."""
         entry.doom = entry.doom or self.end
 
-    @property
-    def ref(self) -> Ref:
-        """The task."""
-        return self.end.ref
 
-
-class Finished(_Input, frozen=True, gc=False):
+class Finished(_Over, frozen=True, gc=False):
     """A worker's last event of a task is durable."""
 
-    ref: Ref
-    status: TaskStatus
 
-    def note(self, entry: Entry) -> None:
-        """Take over what it says."""
-        entry.ended = entry.ended or self.status
-
-
-class Confirmed(_Input, frozen=True, gc=False):
+class Confirmed(_OfTask, frozen=True, gc=False):
     """A worker is done with a task that has ended, and has written its files."""
 
-    ref: Ref
 
-
-class Unconfirmed(_Input, frozen=True, gc=False):
+class Unconfirmed(_OfTask, frozen=True, gc=False):
     """A worker is done with a task that has ended, and could not write its files."""
 
-    ref: Ref
 
-
-class GaveBack(_Input, frozen=True, gc=False):
+class GaveBack(_OfTask, frozen=True, gc=False):
     """A worker has stopped at a durable point, and gave the slot back."""
 
-    ref: Ref
 
-
-class Broke(_Input, frozen=True, gc=False):
+class Broke(_WithEnd, frozen=True, gc=False):
     """An agent broke inside a worker: a bug."""
 
-    #: How the task ends, unless it has ended.
-    end: End
 
-    @property
-    def ref(self) -> Ref:
-        """The task."""
-        return self.end.ref
-
-
-class Lost(_Input, frozen=True, gc=False):
+class Lost(_OfTask, frozen=True, gc=False):
     """A worker is gone, or never took the task up."""
 
-    ref: Ref
     #: Whether the task may have killed it.
     counted: bool = False
     #: Whether no other one can have.
     alone: bool = True
 
 
-class Settled(_Input, frozen=True, gc=False):
+class Settled(_OfTask, frozen=True, gc=False):
     """The store knows how an attempt ended."""
 
-    ref: Ref
     #: Whether the task must run alone from now on.
     suspect: bool = False
     #: How it ends, where its workers died too often.
@@ -242,27 +213,17 @@ class Settled(_Input, frozen=True, gc=False):
         entry.suspect = entry.suspect or self.suspect
 
 
-class Ended(_Input, frozen=True, gc=False):
+class Ended(_Over, frozen=True, gc=False):
     """An end that the daemon made is durable."""
 
-    ref: Ref
-    status: TaskStatus
 
-    def note(self, entry: Entry) -> None:
-        """Take over what it says."""
-        entry.ended = entry.ended or self.status
-
-
-class EndRefused(_Input, frozen=True, gc=False):
+class EndRefused(_OfTask, frozen=True, gc=False):
     """The store did not take an end that an order asked for: nothing has changed."""
 
-    ref: Ref
 
-
-class Published(_Input, frozen=True, gc=False):
+class Published(_OfTask, frozen=True, gc=False):
     """All files of a task are known to be published."""
 
-    ref: Ref
     status: TaskStatus
 
 

@@ -17,37 +17,21 @@ PATIENCE_S = 30.0
 _KEPT_S = 600.0
 
 #: Named where they are there.
-_TOOLS = (
-    *(
-        "python3",
-        "python",
-        "pip",
-        "node",
-        "npm",
-        "git",
-        "gcc",
-        "g++",
-        "make",
-        "cmake",
-        "go",
-        "cargo",
-    ),
-    *("java", "ruby", "perl", "php", "sqlite3", "curl", "wget", "jq"),
-)
+_TOOLS = "python3 python pip node npm git gcc g++ make cmake go cargo java ruby perl php sqlite3 curl wget jq"
 #: Named where they are missing: models take them for granted.
-_EXPECTED = ("python3", "python", "pip", "node", "npm", "git", "gcc", "make", "curl")
+_EXPECTED = "python3 python pip node npm git gcc make curl"
 
 #: Prints the system's name, then the tools that are there, a line each.
 SCRIPT = (
     '(. /usr/lib/os-release || . /etc/os-release; echo "$PRETTY_NAME") 2>/dev/null || uname -s\n'
-    f"for tool in {' '.join(_TOOLS)}; do command -v $tool >/dev/null && echo $tool; done; true"
+    f"for tool in {_TOOLS}; do command -v $tool >/dev/null && echo $tool; done; true"
 )
 
 
 def line(answer: str, *, user: str, directory: str, network: str) -> str:
     """Return the facts, given what ``SCRIPT`` printed."""
     system, *tools = answer.splitlines() or [""]
-    missing = [tool for tool in _EXPECTED if tool not in tools]
+    missing = [tool for tool in _EXPECTED.split() if tool not in tools]
     parts = [
         f"{system or 'Linux'} on {platform.machine()}",
         f"user {user}, no root or sudo",
