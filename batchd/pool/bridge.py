@@ -28,11 +28,10 @@ from batchd.pool.bridge_messages import (
     MOST_DATA,
     NOTICE,
     WINDOW,
-    ClusterSize,
+    ClusterAnswers,
     Connected,
     Down,
     FindRoom,
-    NodeSize,
     NotConnected,
     Read,
     RoomFound,
@@ -199,31 +198,25 @@ class Bridge:
                     task.cancel()
 
     async def _watch(self) -> None:
-        """Report how large the cluster is, for as long as it may be used."""
+        """Report that the cluster answers, for as long as it may be used."""
         while True:
             await pauses.pause(_NODES_S)
             self._say(news := await asyncio.to_thread(self._look))
             if isinstance(news, NotConnected):
                 return
 
-    def _look(self) -> ClusterSize | NotConnected:
-        """Return how large the cluster is, or that it may not be used. Blocks."""
+    def _look(self) -> ClusterAnswers | NotConnected:
+        """Return that the cluster answers, or may not be used. Blocks."""
         draining = tuple(sorted(self._ray._private.state.state.get_draining_nodes()))
-        alive = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
-        nodes = [resources for node, resources in alive.items() if node not in draining]
-        if len(alive) > 1 and not self._guarded:
+        alive = sum(node["Alive"] for node in self._ray.nodes())
+        if alive > 1 and not self._guarded:
             # One node alone may be this machine, reached from nowhere else;
             # so it is asked as soon as there are more.
             if why := _unguarded(self._ray.get_runtime_context().gcs_address):
-                why = f"the Ray cluster has {len(alive)} nodes, and {why}"
+                why = f"the Ray cluster has {alive} nodes, and {why}"
                 return NotConnected(why, "start all of its nodes with RAY_AUTH_MODE=token")
             self._guarded = True
-        return ClusterSize(nodes=tuple(map(_size, nodes)), draining=draining)
-
-
-def _size(resources: Mapping[str, float]) -> NodeSize:
-    """Return how large a node is, by its resources in Ray's words."""
-    return NodeSize(resources.get("CPU", 0.0), int(resources.get("memory", 0.0)))
+        return ClusterAnswers(draining)
 
 
 def main() -> int:

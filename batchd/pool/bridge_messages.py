@@ -100,26 +100,15 @@ class WorkerStopped(Struct, frozen=True, tag=True):
     cause: str
 
 
-class NodeSize(Struct, frozen=True):
-    """How much one node has in all, in use or not."""
+class ClusterAnswers(Struct, frozen=True, tag=True):
+    """From the bridge, every few seconds: the cluster answers."""
 
-    cpus: float
-    memory_bytes: int
-
-
-class ClusterSize(Struct, frozen=True, kw_only=True, tag=True):
-    """From the bridge, every few seconds: the cluster answers;
-    how much each of its nodes has in all.
-    """
-
-    nodes: tuple[NodeSize, ...]
-    #: The ids of those that Ray drains:
-    #: they are not among the others, for nothing more is placed there.
-    draining: tuple[str, ...] = ()
+    #: The ids of the nodes that Ray drains: nothing more is placed there.
+    draining: tuple[str, ...]
 
 
 Order: TypeAlias = FindRoom | StartWorker | StopWorker | Down | Read
-News: TypeAlias = Connected | NotConnected | RoomFound | Up | Taken | WorkerStopped | ClusterSize
+News: TypeAlias = Connected | NotConnected | RoomFound | Up | Taken | WorkerStopped | ClusterAnswers
 
 
 def frame(message: Order | News) -> bytes:

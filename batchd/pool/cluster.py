@@ -21,7 +21,6 @@ import msgspec
 import batchd
 from batchd import processes
 from batchd.config import Config
-from batchd.config.sections import RaySection
 from batchd.errors import NotPossibleError
 from batchd.log import Action
 from batchd.pauses import doubled
@@ -29,11 +28,10 @@ from batchd.pool import bridge_messages
 from batchd.pool.bridge_messages import (
     NOTICE,
     WINDOW,
-    ClusterSize,
+    ClusterAnswers,
     Connected,
     Down,
     FindRoom,
-    NodeSize,
     NotConnected,
     Read,
     RoomFound,
@@ -56,7 +54,10 @@ _CONNECT_S = 90.0
 _LATE_S, _SILENT_S = 8.0, 30.0
 #: How long it may take to find room before that is reported.
 _ROOM_S = 30.0
-_NO_ROOM_FIX = "wait for what else runs there, or add a node"
+_NO_ROOM_FIX = (
+    "wait for what else runs there, add a node, or lower [ray] cpus_per_process and"
+    " memory_mb_per_process"
+)
 #: A worker without a task for so long is ended where there are more than needed.
 _IDLE_S = 60.0
 #: The pauses after workers that never came up, and after bridges that ended.
@@ -105,7 +106,6 @@ class Cluster:
         self._bridge: asyncio.subprocess.Process | None = None
         #: Whether it has reached the cluster.
         self._connected = False
-        self._nodes: tuple[NodeSize, ...] | None = None
         #: By node id: until when it is avoided.
         self._avoided: dict[str, float] = {}
         #: Workers in a row that did not come up, and when the next one may be asked for.
@@ -203,8 +203,7 @@ class Cluster:
                 self._connected = False
                 self.troubled(message, fix)
                 raise EOFError
-            case ClusterSize(nodes=nodes, draining=draining):
-                self._nodes = nodes
+            case ClusterAnswers(draining=draining):
                 # Workers on nodes that Ray drains give their tasks back before the nodes are gone.
                 for number, each in self._posts.items():
                     if each.worker is not None and each.worker.node_id in draining:
@@ -274,27 +273,12 @@ class Cluster:
                 self._dismiss(badge, post)
         if not wanted and not kept:
             self.trouble = None  # whatever it was, nothing waits for it
-        if pending and (lacks := self._lacking(ray)):
-            fix = "lower [ray] cpus_per_process or memory_mb_per_process, or add a node"
-            self.troubled(lacks, fix)
-        elif len(pending) == len(kept) and any(
+        if len(pending) == len(kept) and any(
             now - post.asked_at > _ROOM_S for post in pending.values()
         ):
-            self.troubled("there is no room on the Ray cluster for a worker", _NO_ROOM_FIX)
-
-    def _lacking(self, ray: RaySection) -> str:
-        """Return what a worker takes that no node has; empty: one has it."""
-        if self._nodes is None:
-            return ""
-        if not self._nodes:
-            return "the Ray cluster has no node"
-        cpus, megabytes = ray.cpus_per_process, ray.memory_mb_per_process
-        if any(n.cpus >= cpus and n.memory_bytes >= megabytes << 20 for n in self._nodes):
-            return ""
-        wanted = f"{cpus:g} CPUs and {megabytes:,} MB"
-        largest = max(self._nodes, key=lambda each: (each.cpus, each.memory_bytes))
-        has = f"{largest.cpus:g} and {largest.memory_bytes >> 20:,} MB"
-        return f"a worker takes {wanted}, and the largest node of the Ray cluster has {has}"
+            takes = f"{ray.cpus_per_process:g} CPUs and {ray.memory_mb_per_process:,} MB"
+            no_room = f"no node of the Ray cluster has room for a worker, which takes {takes}"
+            self.troubled(no_room, _NO_ROOM_FIX)
 
     def _shrink(self, kept: Mapping[int, _Post], surplus: int) -> None:
         """End workers that are not needed: first those for which there is no room yet,

@@ -103,10 +103,9 @@ def test_a_cluster_that_takes_orders_from_anybody_is_refused(
 
 
 def test_what_no_node_can_give_is_reported(tmp_path: Path, model_server: str) -> None:
-    """Tasks wait, and ``status`` says for what, with the numbers."""
+    """Tasks wait, and ``status`` says for what."""
     port = free_port()
     spool = on_cluster(tmp_path, model_server, f"127.0.0.1:{port}", cpus=64)
     with head(port), spool.serving():
         drop(spool, 1)
-        spool.eventually(lambda: "takes 64 CPUs" in str(troubles(spool)))
-        assert "and the largest node of the Ray cluster has 2 and" in str(troubles(spool))
+        spool.eventually(lambda: "which takes 64 CPUs" in str(troubles(spool)))
