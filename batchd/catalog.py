@@ -11,9 +11,9 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -106,6 +106,15 @@ class ModelListing:
         known = [each.name for each in self.models.values() if not each.retired]
         name = name[:_MAX_NAME_CHARS]
         return (*difflib.get_close_matches(name, known, n=_MAX_SUGGESTIONS, cutoff=_ALIKE),)
+
+    def instead(self, provider: str, name: str) -> Iterator[str]:
+        """Yield what it says of a model that is refused: its end, and what may be meant."""
+        listed, today = self.find(name), datetime.now(UTC).date()
+        if listed is not None and listed.gone(today):
+            yield listed.end(today)
+        # It may be a list of yesterday, which has the name yet.
+        if names := [f"{provider}/{each}" for each in self.nearest(name) if each != name]:
+            yield f"nearest are {', '.join(names)}"
 
     def _variant(self, name: str) -> ListedModel | None:
         """Return a model by the name of its newest snapshot,

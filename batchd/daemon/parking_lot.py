@@ -7,9 +7,12 @@ on once the cause is gone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
 
 from batchd import pauses
 from batchd.daemon import main_loop
@@ -18,7 +21,6 @@ from batchd.daemon.batches import OpenBatches
 from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.gates import FirstCalls, MoneyWaits
 from batchd.daemon.listeners import Listener
-from batchd.daemon.offers import Offers
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import BatchdError
@@ -33,6 +35,7 @@ from batchd.log import Action, get_logger
 from batchd.records import (
     Batch,
     Cause,
+    Endpoint,
     Parking,
     Reason,
     Ref,
@@ -44,9 +47,15 @@ from batchd.records import (
 )
 from batchd.store import operations
 
+if TYPE_CHECKING:
+    from batchd.catalog import ModelListing
+
 _LOOK_S = 1.0
 #: Parkings whose end is noted in one go.
 _CHUNK = 1000
+#: A provider's list of models that has not come by then is given up, in seconds;
+#: the thread that asks for it knows a shorter time.
+_LISTED_S = 20.0
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -62,7 +71,6 @@ class ParkingLot(Listener):
     _attempts: Attempts
     #: Reads the keys of providers again.
     _read_keys: Callable[[], None]
-    _offers: Offers = field(init=False)
     #: Picks who tries a parked provider.
     trials: Trials = field(init=False)
     #: Who waits for the day's money.
@@ -76,7 +84,6 @@ class ParkingLot(Listener):
     _spent: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._offers = Offers(self._current)
         self.trials = Trials(self._lifecycle)
         self.shortage = MoneyWaits(
             self._lifecycle,
@@ -262,12 +269,17 @@ class ParkingLot(Listener):
             self._report_parked(parking, news=news)
 
     async def _explain(self, name: str, message: str, *, news: bool) -> None:
-        """Report a model that is gone once its provider has been asked for what there is:
-        that belongs to it.
-        """
-        await self._offers.ask(name.partition("/")[0])
+        """Report a model that is gone, with what its provider lists in its place."""
+        provider, _, own = name.partition("/")
+        listing = None
+        # Without a key, a thread or an answer in time there is no list.
+        with contextlib.suppress(BatchdError, RuntimeError, TimeoutError):
+            endpoint = self._current.config.endpoint(provider)
+            async with asyncio.timeout(_LISTED_S):
+                listing = await pauses.aside(partial(_listed, endpoint), "models")
         if Cause.GONE in self._lifecycle.holds.causes((Scope.of(name), name)):
-            parking = self._put_out(name, Cause.GONE, self._offers.explained(name, message))
+            more = listing.instead(provider, own) if listing is not None else ()
+            parking = self._put_out(name, Cause.GONE, "; ".join((message, *more)))
             self._report_parked(parking, news=news)
 
     def _put_out(self, name: str, cause: Cause, message: str) -> Parking:
@@ -322,8 +334,8 @@ class ParkingLot(Listener):
     def _gave_up(self, name: str, cause: Cause, message: str) -> None:
         """End the tasks of a provider, or of a model."""
         self.trials.end(name)
-        if cause is Cause.GONE:
-            message = self._offers.explained(name, message)
+        parked = self._lifecycle.holds.causes((Scope.of(name), name)).get(cause)
+        message = parked.message if parked else message  # with what its provider lists
         main_loop.spawn(self._end_all(name, cause.reason or Reason.INTERNAL, message))
 
     async def _end_all(self, name: str, reason: Reason, message: str) -> None:
@@ -428,3 +440,12 @@ def _how(parking: Parking) -> str:
         f"`batchd resume --{parking.scope} {parking.name}`",
         "`batchd retry --failed --model PROVIDER/MODEL BATCH`",
     )
+
+
+def _listed(endpoint: Endpoint) -> ModelListing | None:
+    """Return what a provider lists; None: it lists nothing. Blocks."""
+    # It loads a client for HTTP, which nothing else here needs.
+    from batchd.catalog import NoListing, ask
+
+    found = ask(endpoint)
+    return None if isinstance(found, NoListing) else found
