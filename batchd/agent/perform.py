@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 
 from msgspec.structs import replace
 
@@ -87,7 +88,8 @@ class Performer:
             case Conclude(evaluation, last):
                 yield self._verdict(evaluation, state, last=last)
             case Compact():
-                yield self._compacted(step)
+                own = step.summary is not None
+                yield Compacted(at=self._host.clock(), own=own, plain=True, **asdict(step))
             case Finish(verdict):
                 await self._place.clear(prompts.EVALUATED)
                 verdict = await evaluate.at_the_end(self._place, verdict)
@@ -349,19 +351,6 @@ class Performer:
                 judged = self._verdict(verdict, state, last=step.last)
         waited_s += await self.kept()
         return replace(judged, waited_s=waited_s)
-
-    def _compacted(self, step: Compact) -> Compacted:
-        return Compacted(
-            at=self._host.clock(),
-            elided=step.elided,
-            clipped=step.clipped,
-            start=step.start,
-            end=step.end,
-            summary=step.summary,
-            own=step.summary is not None,
-            scale=step.scale,
-            plain=True,
-        )
 
     def _verdict(self, verdict: Evaluation, state: TaskState, *, last: bool) -> RoundEvaluated:
         return RoundEvaluated(

@@ -301,7 +301,7 @@ class MoneyWaits:
     _since: tuple[int, float] | None = None
     #: Set while some may wait, from when the first call was turned away.
     begun: asyncio.Event = field(default_factory=asyncio.Event)
-    #: By what makes tasks alike: the shortest first prompt whose call was turned away, and that call.
+    #: By what makes tasks alike: the shortest prompt whose first call found too little, and that.
     _first: dict[Hashable, tuple[int, WantedCall]] = field(default_factory=dict)
     #: What was said of the last call that was turned away.
     _message: str = ""

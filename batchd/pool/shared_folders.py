@@ -20,7 +20,8 @@ from pathlib import Path
 from batchd import trees
 from batchd.errors import SandboxError
 from batchd.records import SandboxPolicy
-from batchd.sandbox.command_user import CommandUser, as_root, prefix
+from batchd.sandbox.command_user import as_root, prefix
+from batchd.sandbox.probe import someone
 from batchd.wire import FolderProof
 
 _PREFIX = ".batchd-proof-"
@@ -36,22 +37,12 @@ _PATIENCE_S = 30.0
 _OLD_S = 600.0
 
 
-def user(policy: SandboxPolicy) -> CommandUser:
-    """Return who runs commands in fresh folders on this machine.
-
-    Raises ``SandboxUnavailableError``.
-    """
-    return (
-        CommandUser.named(policy.user) if as_root() else CommandUser.of(os.geteuid(), os.getegid())
-    )
-
-
 def ask(folders: Iterable[str], policy: SandboxPolicy) -> dict[FolderProof, str]:
     """Put a word into each folder; return the words.
 
     Blocks. Raises ``OSError``, ``SandboxUnavailableError``.
     """
-    owner, words = user(policy), {}
+    owner, words = someone(policy), {}
     for folder in dict.fromkeys(map(_there, folders)):
         _sweep(Path(folder))
         proof, word = FolderProof(folder, _PREFIX + secrets.token_hex(8)), secrets.token_hex()
@@ -81,7 +72,7 @@ def answer(proof: FolderProof, policy: SandboxPolicy) -> str:
     try:
         if not place.is_dir():
             return f"{proof.folder} is not the daemon's: it is not shared, or mounted elsewhere"
-        owner = user(policy)
+        owner = someone(policy)
         command = [*prefix(policy, owner, limited=True), "sh", "-c", _REPLY]
         done = subprocess.run(
             command, cwd=place, capture_output=True, text=True, errors="replace", timeout=_PATIENCE_S
@@ -96,7 +87,7 @@ def answer(proof: FolderProof, policy: SandboxPolicy) -> str:
 
 def problem(proof: FolderProof, word: str, policy: SandboxPolicy) -> str:
     """Return what is wrong with a worker's answer; empty: the folder is shared. Blocks."""
-    owner, path = user(policy), Path(proof.folder, proof.name, _ANSWER)
+    owner, path = someone(policy), Path(proof.folder, proof.name, _ANSWER)
     until = time.monotonic() + _PATIENCE_S
     while True:
         try:
