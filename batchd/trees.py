@@ -37,16 +37,22 @@ def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+@contextlib.contextmanager
+def held(descriptor: int) -> Iterator[int]:
+    """Give what was opened, and close it in the end."""
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def sync(path: str | os.PathLike[str], *, disk: bool = False) -> None:
     """Make a file durable, or the names in a folder; ``disk``: all that was written to its disk.
 
     Raises ``OSError``.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with held(os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as descriptor:
         (sync_disk if disk else os.fsync)(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync_disk(descriptor: int) -> None:
@@ -68,17 +74,11 @@ def remove(path: str | os.PathLike[str], last: str = "") -> None:
         above = os.open(parent or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            let_in(above, name)
-            top = os.open(name, OPEN, dir_fd=above)
-            try:
-                TreeRemoval(top, last).run()
-            finally:
-                os.close(top)
-            os.rmdir(name, dir_fd=above)
-    finally:
-        os.close(above)
+    with held(above), contextlib.suppress(FileNotFoundError):
+        let_in(above, name)
+        with held(os.open(name, OPEN, dir_fd=above)) as top:
+            TreeRemoval(top, last).run()
+        os.rmdir(name, dir_fd=above)
 
 
 class TreeRemoval:
@@ -102,11 +102,8 @@ class TreeRemoval:
         moved = [self._move_up(self._top, name) for name in waiting]
         while moved:
             name = moved.pop()
-            folder = os.open(name, OPEN, dir_fd=self._top)
-            try:
+            with held(os.open(name, OPEN, dir_fd=self._top)) as folder:
                 moved += [self._move_up(folder, inner) for inner in self._unlink(folder)]
-            finally:
-                os.close(folder)
             os.rmdir(name, dir_fd=self._top)
         if self._last:
             os.unlink(self._last, dir_fd=self._top)
@@ -134,14 +131,11 @@ def let_in(parent: int, name: str) -> None:
 
     Raises ``OSError``.
     """
-    looked = os.open(name, _LOOK, dir_fd=parent)
-    try:
+    with held(os.open(name, _LOOK, dir_fd=parent)) as looked:
         if stat.S_IMODE(os.fstat(looked).st_mode) & stat.S_IRWXU != stat.S_IRWXU:
             # Another's folder: what follows fails, and says so, unless we are root.
             with contextlib.suppress(PermissionError):
                 Path(f"/proc/self/fd/{looked}").chmod(stat.S_IRWXU)
-    finally:
-        os.close(looked)
 
 
 def size(top: int, seconds: float = math.inf) -> tuple[int, bool]:
@@ -156,11 +150,8 @@ def size(top: int, seconds: float = math.inf) -> tuple[int, bool]:
 
 def size_at(path: str | os.PathLike[str], seconds: float = math.inf) -> int:
     """Return what lies at a path, as ``size`` does. Raises ``OSError`` where that is no folder."""
-    top = os.open(path, OPEN)
-    try:
+    with held(os.open(path, OPEN)) as top:
         return size(top, seconds)[0]
-    finally:
-        os.close(top)
 
 
 #: A look may take so many times its processor time by the clock.

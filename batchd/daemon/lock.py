@@ -8,6 +8,7 @@ import os
 import time
 from pathlib import Path
 
+from batchd import trees
 from batchd.errors import SpoolLockedError
 
 #: What workers get to die after a daemon that was killed: the kernel needs milliseconds.
@@ -63,11 +64,8 @@ def _name(fd: int, text: str) -> None:
     """Write down who holds the lock: a courtesy, without which it holds as well."""
     with contextlib.suppress(OSError):
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        file = os.open(_NAME, flags, 0o600, dir_fd=fd)
-        try:
+        with trees.held(os.open(_NAME, flags, 0o600, dir_fd=fd)) as file:
             os.write(file, text.encode())
-        finally:
-            os.close(file)
 
 
 def _holder(fd: int) -> int:
@@ -76,10 +74,8 @@ def _holder(fd: int) -> int:
         file = os.open(_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     except OSError:
         return 0
-    try:
+    with trees.held(file):
         text = os.read(file, 32).strip()
-    finally:
-        os.close(file)
     return int(text) if text.isdigit() else 0
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchd import trees
 from batchd.errors import SandboxUnavailableError
 from batchd.records import SandboxPolicy
 
@@ -101,18 +102,12 @@ class TaskCgroup:
                 return
 
     def _write(self, name: str, value: str) -> None:
-        descriptor = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.descriptor)
-        try:
-            os.write(descriptor, value.encode())
-        finally:
-            os.close(descriptor)
+        with trees.held(os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.descriptor)) as file:
+            os.write(file, value.encode())
 
     def _count(self, name: str, key: str) -> int:
-        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.descriptor)
-        try:
-            text = os.read(descriptor, 4096).decode()
-        finally:
-            os.close(descriptor)
+        with trees.held(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.descriptor)) as file:
+            text = os.read(file, 4096).decode()
         found = re.search(rf"^{key} (\d+)$", text, re.MULTILINE)
         return int(found[1]) if found else 0
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import TypeAlias
 
-from batchd import free_room
+from batchd import free_room, trees
 from batchd.errors import FolderError, SandboxError
 from batchd.records.tasks import FileChanges, FileStamp
 from batchd.sandbox.command_user import CommandUser, as_root
@@ -120,11 +120,8 @@ def below(top: int, path: str, *, flags: int = _FLAGS) -> int:
 
 def status(top: int, path: str) -> os.stat_result:
     """Return what lies below a directory, a link as itself. Raises ``OSError``."""
-    there = below(top, path, flags=_LOOKED_AT)
-    try:
+    with trees.held(below(top, path, flags=_LOOKED_AT)) as there:
         return os.fstat(there)
-    finally:
-        os.close(there)
 
 
 def contents(top: int, path: str, most: int) -> bytes | None:
@@ -240,16 +237,12 @@ def _link(top: int, home: list[str], here: list[str], name: str) -> str | None:
         return None
     else:
         resolve = _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
-        above = _openat2(_AT_FDCWD, "/" + "/".join(here), resolve, os.O_DIRECTORY | _LOOKED_AT)
-        try:
+        flags = os.O_DIRECTORY | _LOOKED_AT
+        with trees.held(_openat2(_AT_FDCWD, "/" + "/".join(here), resolve, flags)) as above:
             descriptor = _openat2(above, name, resolve | _RESOLVE_NO_XDEV, _LOOKED_AT)
-        finally:
-            os.close(above)
-    try:
+    with trees.held(descriptor):
         found = stat.S_ISLNK(os.fstat(descriptor).st_mode)
         return os.readlink("", dir_fd=descriptor) if found else None
-    finally:
-        os.close(descriptor)
 
 
 def _parts(path: str) -> list[str]:
@@ -385,11 +378,8 @@ def sync(top: int, before: FileListing, after: FileListing) -> bool:
     folders = {str(above): None for path in changed for above in PurePath(path).parents}
     for path in (*files, *folders):
         try:
-            descriptor = below(top, path, flags=_TO_SYNC)
-            try:
+            with trees.held(below(top, path, flags=_TO_SYNC)) as descriptor:
                 os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
         except OSError as error:
             if free_room.refused(error):
                 raise

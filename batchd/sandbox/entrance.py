@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from batchd import trees
 from batchd.errors import SandboxError
 from batchd.records import SandboxPolicy
 from batchd.sandbox import launch, process_table, seccomp
@@ -66,14 +67,11 @@ class Starter:
             self.close()
             self._start()
         assert self._line is not None, "it has started"
-        text = memory_file(setup)
-        try:
+        with trees.held(memory_file(setup)) as text:
             groups = [group.descriptor] if group else []
             asked = clone_number(platform.machine()), len(setup), len(groups)
             theirs = [answers.fileno(), text, *groups, *given]
             socket.send_fds(self._line, [marshal.dumps(asked)], theirs)
-        finally:
-            os.close(text)
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

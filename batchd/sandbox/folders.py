@@ -87,15 +87,12 @@ def open_tmp(path: str) -> int:
     """Make a task's /tmp where it is not there yet, and open it. Raises ``SandboxError``."""
     parent, name = os.path.split(path)
     try:
-        above = _above(parent)
-        try:
+        with trees.held(_above(parent)) as above:
             try:
                 os.mkdir(name, dir_fd=above)
             except FileExistsError:
                 trees.let_in(above, name)  # a command may have closed it
             folder = os.open(name, _FLAGS, dir_fd=above)
-        finally:
-            os.close(above)
         os.fchmod(folder, _MODE)
     except OSError as error:
         raise SandboxError(f"the task's /tmp cannot be made: {error}") from error

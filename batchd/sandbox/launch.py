@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from batchd import trees
 from batchd.sandbox.bwrap import BASE, TASK, TMP, CommandView, encoded, opened
 from batchd.sandbox.child import ChildProcess
 from batchd.sandbox.folders import TaskFolders
@@ -125,12 +126,9 @@ def spawn(
         setsid=True,
         setsigdef=_DEFAULT_SIGNALS,
     )
-    with contextlib.suppress(OSError):
-        score = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY)
-        try:
-            os.write(score, _OOM_SCORE)
-        finally:
-            os.close(score)
+    path = f"/proc/{pid}/oom_score_adj"
+    with contextlib.suppress(OSError), trees.held(os.open(path, os.O_WRONLY)) as score:
+        os.write(score, _OOM_SCORE)
     return pid
 
 

@@ -6,6 +6,8 @@ import fcntl
 import functools
 import os
 
+from batchd import trees
+
 # Linux's, which Python's fcntl names on some builds only.
 _F_ADD_SEALS = 1033
 _SEAL_ALL = 0x0F  # SEAL, SHRINK, GROW, WRITE
@@ -26,11 +28,8 @@ def memory_file(data: bytes) -> int:
 @functools.cache
 def memory_device() -> int:
     """Return the device of such files."""
-    descriptor = memory_file(b"")
-    try:
+    with trees.held(memory_file(b"")) as descriptor:
         return os.fstat(descriptor).st_dev
-    finally:
-        os.close(descriptor)
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from batchd import trees
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.masking import Masker
 from batchd.records import SandboxPolicy
@@ -133,11 +134,8 @@ def folder_of(who: CommandUser) -> Iterator[int]:
     with tempfile.TemporaryDirectory(prefix="batchd-") as folder:
         if as_root():
             os.chown(folder, who.uid, who.gid)
-        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
+        with trees.held(os.open(folder, os.O_RDONLY | os.O_DIRECTORY)) as directory:
             yield directory
-        finally:
-            os.close(directory)
 
 
 def what_is_shown(policy: SandboxPolicy) -> ShownPaths:

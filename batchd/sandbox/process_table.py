@@ -15,6 +15,7 @@ from collections.abc import Iterable, Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from batchd import trees
 from batchd.sandbox.command_user import as_root
 
 _PAGE = resource.getpagesize()
@@ -111,12 +112,9 @@ def left_by(first: int) -> list[int]:
     except FileNotFoundError:
         # It has ended, or the kernel was built without this list.
         return ProcessTable.read().children.get(first, [])
-    try:
+    with trees.held(descriptor), contextlib.suppress(ProcessLookupError):
         return [int(word) for word in os.read(descriptor, 1 << 20).split()]
-    except ProcessLookupError:
-        return []
-    finally:
-        os.close(descriptor)
+    return []
 
 
 def named(number: int) -> str:
@@ -142,11 +140,8 @@ def _inside(number: int) -> list[str]:
 def read(number: int) -> ProcessUsage | None:
     """Look at one; None: it is gone."""
     try:
-        descriptor = os.open(f"/proc/{number}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            data = os.read(descriptor, 4096)
-        finally:
-            os.close(descriptor)
+        with trees.held(os.open(f"/proc/{number}/stat", os.O_RDONLY | os.O_CLOEXEC)) as file:
+            data = os.read(file, 4096)
     except OSError:
         return None
     # The name in brackets may hold anything, brackets too.
@@ -287,14 +282,10 @@ def _nothing_since(began: int, first: int) -> bool:
 
 def _kill(process: ProcessUsage) -> None:
     """Kill a process of the table, and never another one that has its number by now."""
-    with contextlib.suppress(OSError):
-        there = os.pidfd_open(process.number)
-        try:
-            again = read(process.number)
-            if again is not None and again.started == process.started:
-                signal.pidfd_send_signal(there, signal.SIGKILL)
-        finally:
-            os.close(there)
+    with contextlib.suppress(OSError), trees.held(os.pidfd_open(process.number)) as there:
+        again = read(process.number)
+        if again is not None and again.started == process.started:
+            signal.pidfd_send_signal(there, signal.SIGKILL)
 
 
 def _descends(process: ProcessUsage, known: AbstractSet[int], table: ProcessTable) -> bool:

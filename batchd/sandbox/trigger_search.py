@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from batchd import trees
 from batchd.records.policy import REST, VERSIONS, Trigger, TriggerKind
 from batchd.sandbox import directory
 
@@ -147,8 +148,7 @@ class _Search:
 
     def _look(self, at: _At) -> None:
         """Look into a folder. Raises ``OSError``."""
-        folder = directory.below(self._top, at.place)
-        try:
+        with trees.held(directory.below(self._top, at.place)) as folder:
             with os.scandir(folder) as listing:
                 entries = list(listing)
             self._seen += len(entries)
@@ -157,8 +157,6 @@ class _Search:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):  # gone meanwhile
                     self._entry(entry, at)
-        finally:
-            os.close(folder)
 
     def _entry(self, entry: os.DirEntry[str], folder: _At) -> None:
         """Take in what lies in a folder; in the inside of a repository what git obeys, and all

@@ -389,8 +389,7 @@ class Workplace:
 
     async def _synced(self, *looks: directory.FileListing) -> None:
         """Do so. Raises ``OSError``; ``RuntimeError`` where no thread is to be had."""
-        top = os.dup(self._folders.task)
-        try:
+        with trees.held(os.dup(self._folders.task)) as top:
             if not await aside(functools.partial(directory.sync, top, *looks), "sync"):
                 device = (await aside(functools.partial(os.fstat, top), "sync")).st_dev
                 if device not in self._setting.syncing:
@@ -398,8 +397,6 @@ class Workplace:
                         self._disk_synced(device, top)
                     )
                 await self._setting.syncing[device]
-        finally:
-            os.close(top)
 
     async def _disk_synced(self, device: int, top: int) -> None:
         await asyncio.sleep(_TOGETHER_S)

@@ -106,13 +106,10 @@ def _durably(path: Path, *, follow: bool) -> Iterator[int]:
     By its descriptor the folder is the same to the end, also when a collector moves it away the
     instant that a file appears: then it has it, and there is nothing to do again.
     """
-    folder = _opened(path, follow=follow)
-    try:
+    with trees.held(_opened(path, follow=follow)) as folder:
         yield folder
         with _naming(path):
             os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _opened(folder: Path, *, follow: bool) -> int:
@@ -223,21 +220,17 @@ def move(source: Path, target: Path) -> None:
     """
     with _naming(target.parent):
         folder = _opened(target.parent, follow=False)
-    try:
-        os.rename(source, target.name, dst_dir_fd=folder)
-    except FileNotFoundError as missing:
+    with trees.held(folder):
         try:
-            os.stat(target.name, dir_fd=folder, follow_symlinks=False)
+            os.rename(source, target.name, dst_dir_fd=folder)
         except FileNotFoundError:
-            raise missing from None
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        _copy(source, target)
-        source.unlink(missing_ok=True)
-        trees.sync(source.parent)
-    finally:
-        os.close(folder)
+            os.stat(target.name, dir_fd=folder, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy(source, target)
+            source.unlink(missing_ok=True)
+            trees.sync(source.parent)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -113,10 +113,8 @@ class OwnOutboxes:
             use = f"mkdir -p {shlex.quote(folder)} && touch {shlex.quote(path)}"
             fix = f"mount its disk, or, to use what is there now: {use}"
             raise StrangeOutboxError(folder, why, fix) from None
-        try:
+        with trees.held(file):
             there = os.read(file, _MAX_MARK_BYTES).decode("ascii", "replace")
-        finally:
-            os.close(file)
         use = f"if nothing else writes there: truncate -s0 {shlex.quote(path)}"
         if there and not (self._mark and there.startswith(self._mark)):
             why = f"its {SPOOL} says that it is the outbox of another state directory"
@@ -460,16 +458,13 @@ class PublishedFolder:
         except OSError as error:
             return f"{shown}: {error.strerror}"
         try:
-            top = os.open(self.name, trees.OPEN, dir_fd=outbox)
-            try:
+            with trees.held(os.open(self.name, trees.OPEN, dir_fd=outbox)) as top:
                 bare = os.listdir(top) == [_REPORT]
                 if not (bare or _is_of(top, self.name)):
                     return f"{shown} is left alone: it does not hold the summary of {self.name}"
                 # Its summary last:
                 # with it, an interrupted removal is known for what it is, and can go on.
                 trees.TreeRemoval(top, last=_REPORT if bare else SUMMARY).run()
-            finally:
-                os.close(top)
             os.rmdir(self.name, dir_fd=outbox)
         except FileNotFoundError:
             return ""

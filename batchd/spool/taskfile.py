@@ -116,8 +116,7 @@ def read(path: Path, max_bytes: int, owners: Collection[int] | None = None) -> b
         return TaskFileError((Problem("", message),), escape(path.name))
 
     try:
-        descriptor = os.open(path, trees.OPEN_FILE)
-        try:
+        with trees.held(os.open(path, trees.OPEN_FILE)) as descriptor:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise refused("it is not a regular file")
@@ -129,8 +128,6 @@ def read(path: Path, max_bytes: int, owners: Collection[int] | None = None) -> b
             if size <= max_bytes:
                 with open(descriptor, "rb", closefd=False) as file:
                     data = file.read(max_bytes + 1)
-        finally:
-            os.close(descriptor)
     except OSError as error:
         if error.errno in _SHORTAGES:
             raise
