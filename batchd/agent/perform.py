@@ -294,21 +294,10 @@ class Performer:
         # It succeeded, or wanted what only the user has: nothing is left to be put right.
         may_be_all = output.exit_code == 0 or output.asked_screen
         stop = prompts.HOW_TO_STOP if state.text_protocol and may_be_all else ""
+        found = asdict(output)
+        text = tools.lines(found.pop("text"), notice, stop)
         return ToolRan(
-            at=now,
-            call=call,
-            output=tools.lines(output.text, notice, stop),
-            exit_code=output.exit_code,
-            seconds=output.seconds,
-            outcome=output.outcome,
-            refused=output.refused,
-            excess=output.excess,
-            waited_s=waited_s,
-            left=output.left,
-            changed=output.changed,
-            asked_input=output.asked_input,
-            asked_screen=output.asked_screen,
-            noticed=bool(notice),
+            at=now, call=call, output=text, waited_s=waited_s, noticed=bool(notice), **found
         )
 
     async def _leading_out(self, state: TaskState, by: VerdictBy) -> RoundEvaluated | None:

@@ -75,11 +75,6 @@ def instead(output: str) -> str:
     return prompts.NO_RIGHTS if _NO_RIGHTS.search(output) else ""
 
 
-def wants_input(output: str) -> bool:
-    """Return whether a command that failed asked for input."""
-    return any(sign in output for sign in _NO_INPUT)
-
-
 def wants_screen(output: str) -> bool:
     """Return whether a command that failed wanted to show something."""
     return _NO_SCREEN.search(output) is not None
@@ -270,7 +265,7 @@ async def _commanded(
         runs = prompts.running(ran.left, ran.log) if ran.left else prompts.gone(place.why_over)
     text = _NOTHING if output.text == _SILENT and changed is False and not files else output.text
     failed = ran.output if ran.exit_code else ""
-    asked, screen = wants_input(failed), wants_screen(failed)
+    asked, screen = any(sign in failed for sign in _NO_INPUT), wants_screen(failed)
     keyboard = prompts.NO_KEYBOARD if asked else ""
     display = prompts.NO_SCREEN if screen else ""
     # An editor waits for keys until its time is over.

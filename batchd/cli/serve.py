@@ -115,9 +115,8 @@ def _serve_runs(settings: config.Config) -> None:
     pool = replace(settings.pool, engine="local", processes=max(1, settings.pool.processes))
     governor = replace(settings.governor, max_parked_s=0.0)
     settings = replace(settings, pool=pool, governor=governor)
-    run_daemon(
-        Daemon(settings, watch=False, only_errands=True, finishers=[ReportMaker()]).run_errands()
-    )
+    daemon = Daemon(settings, watch=False, only_errands=True, finishers=[ReportMaker()])
+    run_daemon(daemon.run())
 
 
 def _greeting(settings: config.Config) -> Iterator[str]:

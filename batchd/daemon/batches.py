@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence, Set as AbstractSet
 from dataclasses import dataclass, field
@@ -219,7 +220,8 @@ class OpenBatches:
         folder, now = Path(batch.folder), time.time()
         problems = self._store.read(lookups.problems, batch.name)
         sums = results.Sums()
-        if not await self._outboxes.on_disk(partial(outbox.has_request, batch), batch):
+        request = partial(os.path.lexists, folder / batch.request)
+        if not await self._outboxes.on_disk(request, batch):
             message = f"{folder} was taken away before its summary; results.jsonl in the new one has all results"
             get_logger().warning(Action.OUTBOX_TROUBLE, batch=batch.name, message=message)
         there = await self._outboxes.on_disk(partial(outbox.summary, batch), batch)

@@ -108,21 +108,15 @@ class Daemon:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT: then drain; a second one ends at once.
 
+        With ``only_errands`` also until what a ``run`` hands over is done, or no one waits for it.
+
         Raises ``SpoolLockedError``, ``SandboxUnavailableError``
         or ``StoreError`` where it cannot start.
         """
         with self._signals():
             async with self:
-                await self.loop.first(self._stopping.wait())
-
-    async def run_errands(self) -> None:
-        """Work on what a ``run`` hands over until that is done, or no one waits for it.
-
-        As ``run``, which works on what lies in the inbox too.
-        """
-        with self._signals():
-            async with self:
-                await self.loop.first(self.errands.over(), self._stopping.wait())
+                over = [self.errands.over()] if self.only_errands else []
+                await self.loop.first(*over, self._stopping.wait())
 
     async def command(self, request: ControlRequest[A]) -> A:
         """Carry out one request, with all that it causes,

@@ -173,8 +173,9 @@ class Intake:
         Raises ``TaskFileError``, and ``OSError`` as ``read`` does.
         """
         config = self._current.config
-        if _size(claim.path) > _MAX_INLINE_BYTES:
-            return None
+        with contextlib.suppress(OSError):
+            if claim.path.lstat().st_size > _MAX_INLINE_BYTES:
+                return None
         data = taskfile.read(claim.path, config.spool.max_file_bytes)
         if any(key in data for key in _SLOW_TO_PARSE):
             return None
@@ -231,13 +232,6 @@ def _gone(path: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.lstat().st_size
-    except OSError:
-        return 0
 
 
 def move(file: Path, batch: Batch) -> None:

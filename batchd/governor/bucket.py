@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from math import inf
 
 _MINUTE_S = 60.0
@@ -92,11 +93,9 @@ class Minute:
             self._total -= self._entries.popleft().amount
 
 
+@dataclass(slots=True, eq=False)
 class SpentAmount:
     """An amount, and when it went."""
 
-    __slots__ = ("amount", "at")
-
-    def __init__(self, at: float, amount: float) -> None:
-        self.at = at
-        self.amount = amount
+    at: float
+    amount: float

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from math import inf
 
@@ -128,6 +129,7 @@ def tries(failure: Failure, max_retries: int) -> int:
     return max_retries * (_PATIENCE if busy(failure) else 1)
 
 
+@dataclass(frozen=True)
 class Outages:
     """The outages: opens and closes the breakers of all providers, and of their models.
 
@@ -135,18 +137,12 @@ class Outages:
     or that it met while its provider answered others.
     """
 
-    def __init__(
-        self,
-        named: Callable[[str], ProviderQueue],
-        settings: Callable[[], Settings],
-        report: Report,
-    ) -> None:
-        """``named`` returns a provider, new ones too;
-        ``settings`` what ``[governor]`` says today; ``report`` takes news.
-        """
-        self._named = named
-        self._settings = settings
-        self._report = report
+    #: Returns a provider, new ones too.
+    _named: Callable[[str], ProviderQueue]
+    #: Returns what ``[governor]`` says today.
+    _settings: Callable[[], Settings]
+    #: Takes news.
+    _report: Report
 
     # What calls meet
 

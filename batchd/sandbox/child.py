@@ -16,6 +16,7 @@ import signal
 import time
 from collections.abc import Set as AbstractSet
 
+from batchd import trees
 from batchd.errors import SandboxError
 from batchd.sandbox.guard import guard
 
@@ -124,10 +125,8 @@ async def ended(pid: int) -> None:
         while running(os.P_PID, pid, os.WNOWAIT):  # noqa: ASYNC110 (a process sets no event)
             await asyncio.sleep(_LOOK_S)
         return
-    try:
+    with trees.held(descriptor):
         await readable(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 async def readable(descriptor: int, within_s: float | None = None) -> bool:

@@ -326,13 +326,11 @@ class Entrance:
 
     def _ask(self, kind: str, command: Sequence[bytes], *streams: int) -> None:
         data = marshal.dumps(list(command))
-        text = memory_file(data)
-        try:
-            socket.send_fds(self._line, [marshal.dumps((kind, len(data)))], [text, *streams])
-        except (BrokenPipeError, ConnectionResetError):
-            raise ProcessLookupError(errno.ESRCH, _GONE) from None  # nothing has begun
-        finally:
-            os.close(text)
+        with trees.held(memory_file(data)) as text:
+            try:
+                socket.send_fds(self._line, [marshal.dumps((kind, len(data)))], [text, *streams])
+            except (BrokenPipeError, ConnectionResetError):
+                raise ProcessLookupError(errno.ESRCH, _GONE) from None  # nothing has begun
 
     async def _answer(self) -> Any:
         await self._waited()

@@ -17,7 +17,8 @@ def memory_file(data: bytes) -> int:
     """Return a descriptor from which ``data`` can be read once. Raises ``OSError``."""
     descriptor = os.memfd_create("batchd", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        write_all(descriptor, data)
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
         os.lseek(descriptor, 0, os.SEEK_SET)
     except OSError:
         os.close(descriptor)
@@ -42,10 +43,3 @@ def lasting(data: bytes) -> str:
     descriptor = memory_file(data)
     fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEAL_ALL)
     return f"/proc/self/fd/{descriptor}"
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of ``data``, in as many steps as that takes. Raises ``OSError``."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]

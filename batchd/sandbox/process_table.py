@@ -121,20 +121,13 @@ def named(number: int) -> str:
     """Return a process's name, with the number that it has inside; empty: it has ended."""
     try:
         name = Path(f"/proc/{number}/comm").read_text(errors="ignore").strip()
-    except OSError:
-        return ""
-    inside = _inside(number)
-    shown = "".join(letter if letter.isprintable() else "?" for letter in name)
-    return f"{shown} (pid {inside[-1]})" if inside else shown
-
-
-def _inside(number: int) -> list[str]:
-    """Return the numbers of a process, from the outside to the inside; empty: it has ended."""
-    try:
         status = Path(f"/proc/{number}/status").read_text(errors="replace")
     except OSError:
-        return []
-    return status.partition("\nNSpid:")[2].partition("\n")[0].split()
+        return ""
+    # Its numbers, from the outside to the inside.
+    inside = status.partition("\nNSpid:")[2].partition("\n")[0].split()
+    shown = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return f"{shown} (pid {inside[-1]})" if inside else shown
 
 
 def read(number: int) -> ProcessUsage | None:

@@ -188,13 +188,10 @@ def folder(path: str) -> list[str]:
 @functools.cache
 def _always(*, network: bool) -> tuple[tuple[str, str], ...]:
     patterns = (*_ETC, *(_ETC_NETWORK if network else ()))
-    found = [Path("/usr"), *(p for name in LEADING if _apart(p := Path("/", name)))]
+    leading = (Path("/", name) for name in LEADING)
+    found = [Path("/usr"), *(p for p in leading if p.is_dir() and not p.is_symlink())]
     found += (path for pattern in patterns for path in sorted(_ETC_ROOT.glob(pattern)))
     return tuple((str(path), os.path.realpath(path)) for path in found)
-
-
-def _apart(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
 
 
 def _led(path: str) -> tuple[str, str]:

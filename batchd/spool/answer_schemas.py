@@ -21,29 +21,25 @@ if TYPE_CHECKING:
 
 #: Errors of one ``output_schema`` that are reported.
 _ERRORS = 200
+#: Schemas that are known: a batch may repeat one in each task.
+_KEPT = 64
 
 
-class AnswerSchemas:
-    """The schemas of answers in one task file.
-
-    It remembers what it has looked at, for a batch may repeat one schema in each task.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, tuple[tuple[Place, Problem], ...]] = {}
-
-    def problems(self, schema: dict[str, Any]) -> tuple[tuple[Place, Problem], ...]:
-        """Return what is wrong with a schema, each with its place in it."""
-        try:
-            key = msgspec.json.encode(schema)
-        except (RecursionError, ValueError):  # no text, which is reported already
-            return ()
-        if key not in self._known:
-            self._known[key] = tuple(_problems(schema))
-        return self._known[key]
+def problems(schema: dict[str, Any]) -> tuple[tuple[Place, Problem], ...]:
+    """Return what is wrong with a schema, each with its place in it."""
+    try:
+        text = msgspec.json.encode(schema)
+    except (RecursionError, ValueError):  # no text, which is reported already
+        return ()
+    return _problems(text)
 
 
-def _problems(schema: dict[str, Any]) -> Iterator[tuple[Place, Problem]]:
+@functools.lru_cache(_KEPT)
+def _problems(text: bytes) -> tuple[tuple[Place, Problem], ...]:
+    return tuple(_found(msgspec.json.decode(text)))
+
+
+def _found(schema: dict[str, Any]) -> Iterator[tuple[Place, Problem]]:
     from jsonschema import Draft202012Validator, validators  # 100 ms that few files need
 
     if "$schema" in schema and not _is_address(schema["$schema"]):

@@ -20,7 +20,7 @@ from batchd.config.providers import model_problem
 from batchd.errors import Problem
 from batchd.masking import MIN_SECRET_CHARS
 from batchd.records import options, policy
-from batchd.spool.answer_schemas import AnswerSchemas
+from batchd.spool import answer_schemas
 from batchd.spool.decoding import Place
 from batchd.spool.task_directories import OUTSIDE, TaskDirectories
 from batchd.spool.taskspec import RESERVED, BatchKeys, Defaults, SecretSpec, TaskSpec
@@ -61,14 +61,14 @@ def check(
 
     ``most``: after so many problems it looks no further.
     """
-    directories, schemas = TaskDirectories(config), AnswerSchemas()
+    directories = TaskDirectories(config)
     problems: list[Finding] = [
-        (None, at, p) for at, p in _own(config, directories, schemas, batch, after=False)
+        (None, at, p) for at, p in _own(config, directories, batch, after=False)
     ]
     for index, spec in specs.items():
         if len(problems) >= most:
             break
-        own = _own(config, directories, schemas, spec, after=bool(spec.after))
+        own = _own(config, directories, spec, after=bool(spec.after))
         problems += [(index, at, p) for at, p in own]
         problems += [(index, at, p) for at, p in _unasked(config, batch, spec)]
         problems += [(index, at, p) for at, p in _contradictions(batch, spec)]
@@ -123,12 +123,7 @@ def _network_hint(config: Config, wanted: records.Network) -> str:
 
 
 def _own(
-    config: Config,
-    directories: TaskDirectories,
-    schemas: AnswerSchemas,
-    spec: Defaults,
-    *,
-    after: bool,
+    config: Config, directories: TaskDirectories, spec: Defaults, *, after: bool
 ) -> Iterator[tuple[Place, Problem]]:
     """Yield what is wrong with one task or the batch's defaults, without a look at the others."""
     if spec.model is not None and (wrong := model_problem(spec.model, config)):
@@ -145,7 +140,7 @@ def _own(
     if spec.machine and (wrong := _wrong_machine(config, spec.machine)):
         yield ("machine",), wrong
     if spec.output_schema is not None:
-        found = schemas.problems(spec.output_schema)
+        found = answer_schemas.problems(spec.output_schema)
         yield from ((("output_schema", *at), problem) for at, problem in found)
     for name, value in (spec.env or {}).items():
         if isinstance(value, SecretSpec) and (wrong := _secret_problem(config, value)):

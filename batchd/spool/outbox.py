@@ -291,7 +291,7 @@ def summary(batch: Batch) -> str | None:
     return there[1].decode() if there and there[0].get("batch") == batch.name else None
 
 
-def _value(path: Path) -> tuple[dict[str, Any], bytes] | None:
+def _value(path: str | Path, folder: int | None = None) -> tuple[dict[str, Any], bytes] | None:
     """Return a published file as what it holds, and its bytes; None where none lies there, whole.
 
     Raises ``OSError``.
@@ -300,7 +300,7 @@ def _value(path: Path) -> tuple[dict[str, Any], bytes] | None:
     a link, a device, a pipe, what no result is as large as.
     """
     try:
-        if (data := files.content(path, _MAX_BYTES)) is None:
+        if (data := files.content(path, _MAX_BYTES, dir_fd=folder)) is None:
             return None
         value = json.loads(data)
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
@@ -362,11 +362,6 @@ def publish_requests(moves: Sequence[tuple[Path, Batch]]) -> list[OSError | None
     for folder in {batch.outbox for batch in moved}:
         trees.sync(Path(folder))
     return outcomes
-
-
-def has_request(batch: Batch) -> bool:
-    """Whether the dropped file lies in its batch's folder."""
-    return os.path.lexists(f"{batch.folder}/{batch.request}")
 
 
 def ready(batch: Batch) -> bool:
@@ -459,8 +454,8 @@ class PublishedFolder:
             return f"{shown}: {error.strerror}"
         try:
             with trees.held(os.open(self.name, trees.OPEN, dir_fd=outbox)) as top:
-                bare = os.listdir(top) == [_REPORT]
-                if not (bare or _is_of(top, self.name)):
+                bare, there = os.listdir(top) == [_REPORT], _value(SUMMARY, top)
+                if not (bare or (there and there[0].get("batch") == self.name)):
                     return f"{shown} is left alone: it does not hold the summary of {self.name}"
                 # Its summary last:
                 # with it, an interrupted removal is known for what it is, and can go on.
@@ -478,12 +473,3 @@ class PublishedFolder:
                 os.fsync(outbox)
             os.close(outbox)
         return ""
-
-
-def _is_of(top: int, name: str) -> bool:
-    """Return whether a folder holds the summary of the batch ``name``."""
-    try:
-        found = json.loads(files.content(SUMMARY, _MAX_BYTES, dir_fd=top) or b"")
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and found.get("batch") == name

@@ -811,7 +811,7 @@ def test_prune_gets_through_shut_folders_without_being_root(tmp_path: Path) -> N
     try:
         work = top / "outbox/games/001"
         work.mkdir(parents=True)
-        (work.parent / "summary.json").write_text('{"batch": "games"}')
+        (work.parent / "summary.json").write_text('{"schema": "batchd/summary", "batch": "games"}')
         _wreck(work, tmp_path)
         subprocess.run(["chown", "-hR", "65534:65534", str(top)], check=True)
         with warnings.catch_warnings():

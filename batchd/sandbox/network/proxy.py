@@ -13,7 +13,6 @@ import os
 import re
 import socket
 from collections.abc import Iterable
-from typing import Self
 
 from batchd.records.policy import Address
 from batchd.sandbox.network import destinations, http_heads
@@ -90,7 +89,7 @@ class Proxy:
 
     async def _connection(self, sock: socket.socket) -> None:
         """Serve one connection to its end."""
-        with _Stream(sock) as client:
+        with contextlib.closing(_Stream(sock)) as client:
             # One of the two may be gone, silent, or talk nonsense: closing shows the other.
             try:
                 target = "an invalid request"
@@ -111,7 +110,7 @@ class Proxy:
                 except UnreachableError as error:
                     await _refuse(client, _NO_GATEWAY, f"{target} cannot be reached: {error}")
                 else:
-                    with server:
+                    with contextlib.closing(server):
                         await _carry(request, client, server)
             except* (OSError, EOFError, HeadError):
                 pass
@@ -172,10 +171,7 @@ class _Stream:
         self._buffer = bytearray()
         self._loop = asyncio.get_running_loop()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._sock.close()
 
     async def until(self, mark: bytes, most: int) -> bytes:
