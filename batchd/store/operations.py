@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -13,13 +12,13 @@ from msgspec import structs
 
 from batchd import decoders
 from batchd.errors import Problem, StaleAttemptError, UsedNameError
-from batchd.events import TaskFinished, encode
+from batchd.events import TaskFinished
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus
 from batchd.store import lookups
 from batchd.store.lookups import BATCH_COLUMNS, NAMED, TRIED, batch_key, claimed, used
 from batchd.store.rows import DispatchedTask, LearntRefusal, WaitingNotice
-from batchd.store.stored_values import error_message, labels_of, pack, pack_secrets, pack_task
-from batchd.store.task_transaction import INSERT_EVENT, TaskTransaction
+from batchd.store.stored_values import labels_of, pack_secrets, pack_task
+from batchd.store.task_transaction import TaskTransaction
 
 T = TypeVar("T")
 
@@ -331,14 +330,6 @@ def _shrink(db: sqlite3.Connection) -> bool:
     return bool(left < free)
 
 
-#: All that an end changes in the row of a task that has no other event.
-_END = """
-    UPDATE tasks SET status = ?2, reason = ?3, message = ?4, since = ?5, finished_at = ?5,
-        last_at = ?5, seq = 1, step = 'TaskFinished'
-    WHERE id = ?1
-"""
-
-
 def finish_all(
     journal: TaskTransaction, found: Sequence[tuple[Ref, TaskFinished]], check: Check = wanted
 ) -> list[bool]:
@@ -346,44 +337,12 @@ def finish_all(
     return for each whether it is the one.
     """
     check()
-    by_batch: dict[str, dict[str, TaskFinished]] = {}
-    for ref, event in found:
-        by_batch.setdefault(ref.batch, {})[ref.task] = event
-    stored: set[Ref] = set()
-    for batch, ends in by_batch.items():
-        stored |= _finish_unbegun(journal, batch, ends)
-        journal.load(batch, [name for name in ends if Ref(batch, name) not in stored])
-    return [ref in stored or journal.finish(ref, event, None) for ref, event in found]
-
-
-def _finish_unbegun(
-    journal: TaskTransaction, batch: str, ends: Mapping[str, TaskFinished]
-) -> set[Ref]:
-    """Store the ends of those tasks of a batch that have no event, and that no worker has;
-    return which these are.
-
-    Their rows are not loaded: such an end changes a few columns, and no sum.
-    """
-    key, db = batch_key(journal.db, batch), journal.db
-    rows = db.execute(
-        "SELECT t.name, t.id FROM tasks t"  # noqa: S608 (constants)
-        f" WHERE t.batch = ? AND t.seq = 0 AND t.finished_at IS NULL AND {NAMED}",
-        (key, json.dumps(journal.unloaded(batch, ends))),
-    )
-    ids: dict[str, int] = dict(rows.fetchall())
-    if not ids:
-        return set()
-    events, tasks = [ends[name] for name in ids], list(ids.values())
-    pairs = zip(tasks, events, strict=True)
-    db.executemany(INSERT_EVENT, ((t, 0, pack(encode(event))) for t, event in pairs))
-    ended = (
-        (t, e.status.value, e.reason and e.reason.value, error_message(e.result), e.at)
-        for t, e in zip(tasks, events, strict=True)
-    )
-    db.executemany(_END, ended)
-    journal.follow_ends(key, tasks, Counter(e.status for e in events), max(e.at for e in events))
-    journal.events += len(events)
-    return {Ref(batch, name) for name in ids}
+    by_batch: dict[str, list[str]] = {}
+    for ref, _ in found:
+        by_batch.setdefault(ref.batch, []).append(ref.task)
+    for batch, names in by_batch.items():
+        journal.load(batch, names)
+    return [journal.finish(ref, event, None) for ref, event in found]
 
 
 def published_all(journal: TaskTransaction, batch: str, names: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
@@ -279,14 +279,10 @@ class TaskTransaction:
 
     def load(self, batch: str, names: Sequence[str]) -> None:
         """Read rows of many tasks of a batch by one query, for what follows in this transaction."""
-        wanted = json.dumps(self.unloaded(batch, names))
-        for name, *row in self.db.execute(_LOAD_MANY, (batch, wanted)):
-            self._touched[Ref(batch, name)] = self._line(row)
-
-    def unloaded(self, batch: str, names: Iterable[str]) -> list[str]:
-        """Return those of some tasks of a batch whose rows are not in memory."""
         refs = (Ref(batch, name) for name in names)
-        return [r.task for r in refs if r not in self._touched and r not in self._lines]
+        wanted = [r.task for r in refs if r not in self._touched and r not in self._lines]
+        for name, *row in self.db.execute(_LOAD_MANY, (batch, json.dumps(wanted))):
+            self._touched[Ref(batch, name)] = self._line(row)
 
     def append(
         self,
@@ -375,20 +371,13 @@ class TaskTransaction:
         by_batch: dict[int, list[TaskLine]] = {}
         for line in self._ended:
             by_batch.setdefault(line.batch, []).append(line)
+        gone = ((line.id,) for line in self._ended)
+        self.db.executemany("DELETE FROM secrets WHERE task = ?", gone)
         for batch, lines in by_batch.items():
             last = max(line.finished_at or 0.0 for line in lines)
-            self.follow_ends(batch, [x.id for x in lines], Counter(x.status for x in lines), last)
+            for status, count in Counter(line.status for line in lines).items():
+                self.db.execute(_ENDED, (status, last, batch, count))
         self._ended.clear()
-
-    def follow_ends(
-        self, batch: int, tasks: Sequence[int], counts: Mapping[TaskStatus, int], last: float
-    ) -> None:
-        """Write what follows from ends of tasks of a batch, by their ids:
-        their secrets go, and the batch counts them.
-        """
-        self.db.executemany("DELETE FROM secrets WHERE task = ?", ((task,) for task in tasks))
-        for status, count in counts.items():
-            self.db.execute(_ENDED, (status, last, batch, count))
 
     def committed(self) -> None:
         """Keep the rows of running tasks for the next transaction."""
