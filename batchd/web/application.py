@@ -62,7 +62,7 @@ def application(config: Config, gate: TokenCheck, streams: EventStreams) -> Star
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
-        await handlers.watch.close()
+        handlers.watch.close()
         queries.close()
 
     ordering = Ordering(config, gate, queries).routes() if orders else ()
@@ -201,7 +201,7 @@ class _Handlers:
     async def overview(self, _request: Request) -> Response:
         """Return how things stand."""
         view = page_updates.overview(self.queries)
-        return as_json(await view(await self.watch.once()))
+        return as_json(await view(await self.watch.look()))
 
     async def batches(self, request: Request) -> Response:
         """Return batches, newest first, so many of them."""
@@ -220,7 +220,7 @@ class _Handlers:
     async def batch(self, request: Request) -> Response:
         """Return a batch, and some of its tasks."""
         view = page_updates.batch(self.queries, request)
-        return as_json(await view(await self.watch.once()))
+        return as_json(await view(await self.watch.look()))
 
     async def whole(self, request: Request) -> Response:
         """Return what a report on a batch holds, but what its tasks said and did in full."""
@@ -231,7 +231,7 @@ class _Handlers:
 
     async def task(self, request: Request) -> Response:
         """Return a task, its conversation apart."""
-        status, ref = await self.watch.once(), page_updates.ref(request)
+        status, ref = await self.watch.look(), page_updates.ref(request)
         return await self._asked(lambda reader: page_updates.facts(reader, ref, status))
 
     async def conversation(self, request: Request) -> Response:
