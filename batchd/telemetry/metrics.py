@@ -36,6 +36,7 @@ from batchd.events import (
     Terms,
     ToolRan,
 )
+from batchd.formats import ResultV1
 from batchd.log import Action
 from batchd.records import Batch, FailureKind, ModelSetup, Purpose, Ref, Scope, Task, ToolName
 from batchd.store.store import Store
@@ -97,29 +98,7 @@ _TOOLS = frozenset(get_args(ToolName))
 _Gauge: TypeAlias = tuple[str, str, tuple[str, ...], Iterable[tuple[tuple[str, ...], float]]]
 
 
-class _Usage(msgspec.Struct):
-    unsettled_calls: int
-
-
-class _Cost(msgspec.Struct):
-    unsettled: float | None
-
-
-class _Timing(msgspec.Struct):
-    queued_s: float
-    parked_s: float
-    run_s: float
-
-
-class _Result(msgspec.Struct):
-    """The fields of a result that are counted; the rest is skipped unread."""
-
-    usage: _Usage
-    cost: _Cost
-    timing: _Timing
-
-
-_RESULT: msgspec.json.Decoder[_Result] = decoders.decoder(_Result)
+_RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
 
 
 @dataclass(slots=True, eq=False)

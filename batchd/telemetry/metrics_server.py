@@ -55,12 +55,6 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         self._guests: set[object] = set()
         super().__init__(address, _Handler)
 
-    def server_bind(self) -> None:
-        """Bind, without asking DNS for our own name, as ``HTTPServer`` does: that may take long."""
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
-        self.setup_environ()
-
     def get_request(self) -> tuple[Any, Any]:
         """Take in a guest.
 
