@@ -33,6 +33,7 @@ from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
 from batchd.web import batch_page, made, page_data, page_updates, pages
 from batchd.web.batch_page import Compared, compared
+from batchd.web.gathering import RESULTS
 from batchd.web.orders import Ordering
 from batchd.web.page_updates import EventStreams
 from batchd.web.shield import (
@@ -176,21 +177,20 @@ class _Handlers:
         return response
 
     async def report(self, request: Request) -> Response:
-        """Return the report of a batch, as it lies in its folder."""
-        row = await self._row(request)
-        data = await run_in_threadpool(made.page, Path(row.batch.folder), row.batch.name)
-        if data is None:
-            raise HTTPException(404, "there is no report in the folder of this batch")
-        return HTMLResponse(data, headers={"Content-Security-Policy": made.REPORT_POLICY})
+        """Return the report of a batch, to be saved: its page shows the same."""
+        return await self._published(request, "report.html", "text/html")
 
     async def results(self, request: Request) -> Response:
         """Return the results of a batch, a line each, to be saved."""
+        return await self._published(request, RESULTS, "application/x-ndjson")
+
+    async def _published(self, request: Request, name: str, kind: str) -> Response:
         row = await self._row(request)
-        data = await run_in_threadpool(made.results, Path(row.batch.folder))
+        data = await run_in_threadpool(made.published, Path(row.batch.folder, name))
         if data is None:
-            raise HTTPException(404, "there is no results.jsonl in the folder of this batch")
-        headers = _saved(f"{row.batch.name}.results.jsonl")
-        return StreamingResponse(data, media_type="application/x-ndjson", headers=headers)
+            raise HTTPException(404, f"there is no {name} in the folder of this batch")
+        headers = _saved(f"{row.batch.name}.{name}")
+        return StreamingResponse(data, media_type=kind, headers=headers)
 
     async def _row(self, request: Request) -> BatchRow:
         name = request.path_params["batch"]

@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import html
 import os
 import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
@@ -22,46 +20,20 @@ from batchd.errors import SandboxError, UnknownNameError
 from batchd.formats import ResultV1
 from batchd.observe import changes
 from batchd.records import Ref
-from batchd.spool import files, outbox
+from batchd.spool import outbox
 from batchd.store.queries import StoreReader
 from batchd.web import pages
-from batchd.web.gathering import RESULTS
-
-#: A report larger than this is opened from its folder.
-_MAX_REPORT_BYTES = 64 << 20
-#: A report runs its own scripts, but without an origin:
-#: it can ask for nothing, and reads no other page.
-REPORT_POLICY = (
-    "sandbox allow-scripts allow-downloads; default-src 'none'; style-src 'unsafe-inline';"
-    " script-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-#: Where a report's page begins: all that is before it is batchd's own.
-_BEGINNING = b"<body>"
-
-
-def page(folder: Path, batch: str) -> bytes | None:
-    """Return the report in a batch's folder, with links back; None: there is none."""
-    data = None
-    with contextlib.suppress(OSError):
-        data = files.content(folder / "report.html", _MAX_REPORT_BYTES)
-    if data is None:
-        return None
-    address, name = html.escape(quote(f"/batches/{batch}")), html.escape(batch)
-    # In classes that every report knows: its policy takes no style but its own.
-    back = f'<header><nav class="brand" aria-label="Back"><span><a href="/">Overview</a> / <a href="{address}">{name}</a></span></nav></header>'
-    return data.replace(_BEGINNING, _BEGINNING + back.encode(), 1)
-
 
 #: How files of a batch, and of its tasks, are opened: no link is followed.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-#: Bytes of results that are sent at a time.
+#: Bytes of a file that are sent at a time.
 _CHUNK = 1 << 18
 
 
-def results(folder: Path) -> Iterator[bytes] | None:
-    """Return the results of a batch as they lie in its folder; None: they do not."""
+def published(file: Path) -> Iterator[bytes] | None:
+    """Return a file of a batch's folder as it lies there; None: it does not."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder / RESULTS, _FILE)
+        descriptor = os.open(file, _FILE)
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return _chunks(descriptor)
         os.close(descriptor)

@@ -354,29 +354,6 @@ def test_a_server_that_is_gone_is_shown(night: Spool) -> None:
     asyncio.run(go())
 
 
-def test_the_report_opens_and_can_do_nothing_here(night: Spool) -> None:
-    """A report is shown with its own scripts, but as a stranger:
-    it cannot ask this server for anything.
-    """
-    made = night.batchd("report", "night")
-    assert made.returncode == 0, made.stderr
-
-    async def read(page: Page) -> None:
-        await page.until("document.querySelector('.path a[href$=\"report.html\"]')")
-        await page.click('.path a[href$="report.html"]')
-        await page.until(
-            "document.getElementById('foot') && document.querySelectorAll('.grid.tasks tbody tr').length === 100"
-        )
-        reached = (
-            "fetch('/api/overview', {credentials: 'include'}).then(r => r.status, () => 'refused')"
-        )
-        assert await page.evaluate(reached) == "refused"
-        page.errors.clear()
-
-    with web(night) as served:
-        browse(served, read, at="/batches/night")
-
-
 def test_no_asset_is_left_out() -> None:
     """What lies in the folder of assets is what pages are made of."""
     folder = Path(__file__).parents[2] / "batchd/web/assets"

@@ -124,7 +124,7 @@ def test_ends_are_said_in_words(served: Served) -> None:
         assert "max iterations" not in await page.evaluate(_TEXT)
         await page.open(f"{served.address}/batches/night/011")
         await page.until(f"{_HEADLINE}?.includes('{words}')")
-        for path in (*paths, "/batches/night/report.html"):
+        for path in paths:
             await page.open(served.address + path)
             await page.until(_HEADLINE)
             text = await page.evaluate(_TEXT)
@@ -136,7 +136,7 @@ def test_ends_are_said_in_words(served: Served) -> None:
 
 def test_every_page_leads_back(served: Served) -> None:
     """From a task to its list as it was, from there and from anywhere to the start;
-    from a report and an unknown address too.
+    from an unknown address too.
     """
 
     async def look(page: Page) -> None:
@@ -157,11 +157,6 @@ def test_every_page_leads_back(served: Served) -> None:
         for path in ("/cost", "/nowhere", "/batches/none", "/batches/none/001"):
             await page.open(served.address + path)
             await page.until("document.querySelector('.crumbs a[href=\"/\"]')")
-        await page.open(f"{served.address}/batches/night/report.html")
-        await page.until("document.querySelectorAll('header nav a').length === 2")
-        await page.click("header nav a", index=1)
-        await page.until("location.pathname === '/batches/night'")
-        await page.until("document.querySelector('.crumbs a')")
 
     read(served, "/batches/night", look)
 
