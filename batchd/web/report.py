@@ -1,7 +1,6 @@
 """The report: the page of batches with its data within, one file that asks for nothing.
 
-As a program it is the child that makes reports, one after another: with ``--behind``, all else that
-the machine does goes before.
+As a program it is the child that makes reports, one after another.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import os
 import re
 import resource
 import sys
@@ -203,9 +201,6 @@ def _passages(task: TaskRecord) -> Iterator[Mapping[str, Any]]:
             yield pages.plain(each, _MAX_PASSAGE_CHARS)
 
 
-BEHIND = "--behind"
-#: Agents, and all else that the machine does, go before a large report.
-_NICE = 10
 _MEMORY = 2 << 30
 _FILE = 1 << 30
 #: What the disk must have left behind a report: results and the summary come after it.
@@ -227,8 +222,6 @@ class ReportJob:
 def main() -> int:
     """Make reports until the input ends."""
     processes.end_with(sys.argv[1], expendable=True)
-    if BEHIND in sys.argv:
-        os.nice(_NICE)
     processes.limit(resource.RLIMIT_AS, _MEMORY)
     processes.limit(resource.RLIMIT_FSIZE, _FILE)
     return processes.serve(_answers)

@@ -27,10 +27,6 @@ from tests.conftest import Spool
 
 pytestmark = pytest.mark.in_turns
 
-#: How these tests stand behind others, and how a large report does then.
-_OWN = os.getpriority(os.PRIO_PROCESS, 0)
-_LOW = min(_OWN + 10, 19)
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -175,7 +171,7 @@ def test_nothing_is_left_of_a_daemon_that_is_killed(tmp_path: Path) -> None:
     started = (
         "import os, subprocess, time\n"
         "from batchd import processes\n"
-        "command = processes.module('batchd.web.report', str(os.getpid()), '--behind')\n"
+        "command = processes.module('batchd.web.report', str(os.getpid()))\n"
         "child = subprocess.Popen(command)\n"
         "print(child.pid, flush=True)\ntime.sleep(60)"
     )
@@ -188,7 +184,7 @@ def test_nothing_is_left_of_a_daemon_that_is_killed(tmp_path: Path) -> None:
         assert parent.stdout is not None
         child = Path("/proc", parent.stdout.readline().decode().strip())
         until(lambda: b"batchd.web.report" in (child / "cmdline").read_bytes())
-        until(lambda: _nice(child) == _LOW)
+        parent.stdout.read(1)  # it is ready
         parent.kill()
         parent.wait()
         until(lambda: not child.exists() or "\nState:\tZ" in (child / "status").read_text())
@@ -212,30 +208,20 @@ def test_the_first_process_of_a_container_makes_reports(spool: Spool) -> None:
     assert (spool.folder / "outbox/one/report.html").is_file()
 
 
-def _nice(process: Path) -> int:
-    return int((process / "stat").read_text().rpartition(")")[2].split()[16])
-
-
 def test_small_reports_pass_large_ones(tmp_path: Path, model_server: str) -> None:
-    """A large one stands behind all that the machine does;
-    small ones neither wait for it, nor behind others: their summaries come.
-    """
+    """While a large one is made, or hangs, small ones do not wait for it: their summaries come."""
     large = json.dumps([{"first_prompt": f"do {n}"} for n in range(21)]).encode()
     station = Station(tmp_path, model_server, reports=True)
     with station.serving():
         station.drop("first.json", large)
         station.completed("first", 21)
         [behind] = [pid for pid in _makers() if _of(pid, station)]
-        assert _nice(Path("/proc", behind)) == _LOW
         os.kill(int(behind), signal.SIGSTOP)
         station.drop("large.json", large)
         until(lambda: len([*station.outbox.glob("large/*.json")]) == 22, station.text)
         station.drop("small.json", b'{"first_prompt": "x"}')
         station.completed("small", 1)
         assert (station.outbox / "small/report.html").exists()
-        assert {
-            _nice(Path("/proc", pid)) for pid in [pid for pid in _makers() if _of(pid, station)]
-        } == {_OWN, _LOW}
         assert not (station.outbox / "large/summary.json").exists()
         os.kill(int(behind), signal.SIGCONT)
         station.completed("large", 21)
@@ -406,9 +392,9 @@ def test_the_wheel_has_the_page(tmp_path: Path) -> None:
         assert names <= set(file.namelist())
 
 
-def test_many_batches_share_one_process(tmp_path: Path, model_server: str) -> None:
+def test_many_batches_share_two_processes(tmp_path: Path, model_server: str) -> None:
     """Small batches that end one after another do not start a process each,
-    and it goes with the daemon.
+    but two at most, which go with the daemon.
     """
     station = Station(tmp_path, model_server, reports=True)
     with station.serving():
@@ -423,7 +409,7 @@ def test_many_batches_share_one_process(tmp_path: Path, model_server: str) -> No
         until(done)
         mine = {pid for pid in makers if _of(pid, station)}
     assert len([*station.outbox.glob("*/report.html")]) == 12
-    assert len(mine) <= 1
+    assert len(mine) <= 2
     until(lambda: not {pid for pid in mine if Path("/proc", pid).exists()})
 
 
