@@ -138,7 +138,7 @@ soak-hour: setup ## the same for an hour (HOURS=…), with a storm of 429s in ev
 
 .PHONY: generated
 generated: setup ## make completions, man page and schemas in batchd/data from the code
-	@$(BIN)/python -m batchd.cli.support.generated batchd/data
+	@PYTHONPATH=tests $(BIN)/python -m generated batchd/data
 
 .PHONY: pictures
 pictures: setup tmux chromium ## draw the pictures of README.md: `top` and the report, from the demo's model at work

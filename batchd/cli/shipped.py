@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-#: The file of each shell, in ``data/completions``; ``generated.py`` makes them.
+#: The file of each shell, in ``data/completions``; ``make generated`` makes them.
 COMPLETIONS = {"bash": "batchd.bash", "zsh": "_batchd", "fish": "batchd.fish"}
 #: What completions ask for as somebody types.
 NAMES = "names"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from batchd.cli.support import generated
+import generated
 
 DATA = Path(__file__).parents[2] / "batchd/data"
 

@@ -1,8 +1,7 @@
 """Makes what is made from the code: completions, the man page, JSON schemas.
 
-`make generated`; a test holds them current.
-
-The two packages that make them are for development alone.
+`make generated`; a test holds them current. The two packages that make them are for development
+alone, so this is no part of what is installed.
 """
 
 from __future__ import annotations
