@@ -47,9 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         models = [{"model": name, **dataclasses.asdict(of)} for name, of in found.models.items()]
         fields = {**dataclasses.asdict(found), "models": models, "budgets": budgets.fields()}
-        formatting.print_json(
-            {"currency": "USD", **fields, "missing_facts": found.missing_facts or None}
-        )
+        formatting.print_json({"currency": "USD", **fields})
     else:
         formatting.say(*_lines(found, budgets))
     return 0
@@ -123,7 +121,7 @@ def _checked(name: str, settings: config.Config) -> tuple[str, Parsed]:
 
 
 def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
-    total, whole, now = found.total, found.total.in_all, found.now
+    total, whole = found.total, found.total.in_all
     if total.tasks > 1:
         yield "Per task (80 % of tasks like those on record):"
         accepted = {r.model: f"{r.completed / r.tasks:.0%}" for r in found.history}
@@ -134,8 +132,8 @@ def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
         yield ""
     yield f"All {total.tasks:,} tasks together:" if total.tasks > 1 else "The whole batch, 1 task:"
     facts = {
-        "first requests": f"{total.first_requests.input_tokens:,} input tokens, exactly: system prompt, tools and "
-        f"prompts; {money(total.first_requests.cost)} as new input"
+        "first requests": f"{total.first_requests.input_tokens:,} input tokens: system prompt, tools and prompts, "
+        f"without what their directories add; {money(total.first_requests.cost)} as new input"
     }
     if whole:
         facts |= {
@@ -143,10 +141,6 @@ def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
             "tokens": _span(whole.tokens, _number, mean=True),
             "cost": _span(whole.cost, money, mean=True),
         }
-    if now:
-        said = f"{money(now.first_requests.cost)} for first requests"
-        said = _span(now.in_all.cost, money, mean=True) if now.in_all else said
-        facts["cost now"] = f"{said}, were all calls made at this hour; else at the highest price"
     if found.wall_s:
         slots = counted(found.slots, "slot")
         took = _span(found.wall_s, duration, mean=True)
@@ -221,10 +215,6 @@ def _warnings(found: Estimate, budgets: _Budgets) -> Iterator[str]:
         )
         if budgets:
             yield "A limit on money is active: tasks of a model without a price end at once, unpaid."
-    if found.missing_facts:
-        yield escape(
-            f"First requests lack the line of facts about the sandbox, some 80 tokens each: {found.missing_facts}"
-        )
     most, whole = found.total.at_most.cost, found.total.in_all
     likely = whole.cost.high if whole and whole.cost else most
     if likely is not None and most is not None and likely >= most and whole:

@@ -91,8 +91,8 @@ def first_requests(spool: Any, batch: str) -> int:
 
 @pytest.mark.long
 def test_what_is_estimated_comes_true(counted: Any) -> None:
-    """After real batches the range of a like batch holds its real calls,
-    tokens and money; first requests are exact.
+    """After real batches the range of a like batch holds its real calls, tokens and money; first
+    requests are exact but for what agents find in their directories.
     """
     made = {"model": "standin/steps-3"}
     olds = [counted.write(f"old{i}.json", tasks(i, 12, **made)) for i in range(3)]
@@ -117,7 +117,8 @@ def test_what_is_estimated_comes_true(counted: Any) -> None:
             "to_come": 30,
         }
     ]
-    assert estimate["total"]["first_requests"]["input_tokens"] == first_requests(counted, "new")
+    lack = first_requests(counted, "new") - estimate["total"]["first_requests"]["input_tokens"]
+    assert 30 * 20 < lack < 30 * 200
     # Which figure is of what: a row of one task of each model, then all of them.
     one, together = shown.split("\n\n")[:2]
     assert one.splitlines()[1].split()[:5] == ["ONE", "TASK", "OF", "TASKS", "CALLS"]
@@ -134,7 +135,7 @@ def test_what_is_estimated_comes_true(counted: Any) -> None:
     # A range that holds everything says nothing.
     assert whole["cost"]["high"] < 2 * whole["cost"]["low"]
     assert estimate["total"]["at_most"] == {"calls": 3000, "tokens": None, "cost": 50.0}
-    for words in ("36 tasks of 3 batches on record", "exactly", "$50.00", "roughly: 2 slots"):
+    for words in ("36 tasks of 3 batches on record", "$50.00", "roughly: 2 slots"):
         assert words in shown
 
 
@@ -153,8 +154,8 @@ def test_a_file_is_checked_as_submit_does(spool: Any) -> None:
 
 
 def test_what_it_costs_at_this_hour_is_said_beside_the_highest(counted: Any) -> None:
-    """Of a model that is dear but on these days: first requests for a third, bounds as they are.
-    `check` says both prices too, and a comparison by the ledger that it takes the highest.
+    """Of a model that is dear but on these days, `check` says both prices, and a comparison by the
+    ledger that it takes the highest, as an estimate does.
     """
     config, today = counted.folder / "config.toml", datetime.now(UTC).date()
     near = [str(today + timedelta(days=n)) for n in (-1, 0, 1)]
@@ -163,10 +164,8 @@ def test_what_it_costs_at_this_hour_is_said_beside_the_highest(counted: Any) -> 
     config.write_text(f'{text}\n[models."standin/steps-3".hours]\n{hours}')
     new = counted.write("new.json", [{"first_prompt": "x", "model": "standin/steps-3"}])
     found = estimated(counted, new)
-    dear, now = (found[part]["first_requests"]["cost"] for part in ("total", "now"))
-    assert dear == pytest.approx(3 * now)
-    assert found["total"]["at_most"] == found["now"]["at_most"]
-    assert "\n  cost now        $0.00" in counted.batchd("estimate", new).stdout
+    first = found["total"]["first_requests"]
+    assert first["cost"] == pytest.approx(first["input_tokens"] * 9e-6)
     checked = counted.batchd("check", "--offline").stdout
     assert "$9 in, $15 out a million tokens (config), at its highest; $3 and $15 at this hour" in (
         " ".join(checked.split())
@@ -179,8 +178,6 @@ def test_what_it_costs_at_this_hour_is_said_beside_the_highest(counted: Any) -> 
         ["$9.00", "config", "†"],
     ]
     assert "its highest one counts" in compared
-    counted.write("plain.json", [{"first_prompt": "x", "model": "standin/steps-9"}])
-    assert estimated(counted, counted.folder / "plain.json")["now"] is None
 
 
 def test_what_is_unknown_is_said(counted: Any) -> None:
@@ -254,12 +251,9 @@ def test_every_budget_is_shown(counted: Any) -> None:
     }
 
 
-def test_no_sandbox_no_exact_count(spool: Any) -> None:
-    """Where no sandbox can be asked for its facts,
-    the first requests are counted without them, and that is said.
-    """
+def test_it_needs_no_sandbox(spool: Any) -> None:
+    """An estimate runs nothing: where there is no sandbox, it is the same."""
     path = spool.write("one.json", [{"first_prompt": "x"}])
-    whole = estimated(spool, path)
     (spool.folder / "bin").mkdir()
     done = subprocess.run(
         spool.command("estimate", path, "--json"),
@@ -268,14 +262,7 @@ def test_no_sandbox_no_exact_count(spool: Any) -> None:
         text=True,
         check=True,
     )
-    bare = json.loads(done.stdout)
-    assert "bubblewrap" in bare["missing_facts"]
-    assert whole["missing_facts"] is None
-    lack = (
-        whole["total"]["first_requests"]["input_tokens"]
-        - bare["total"]["first_requests"]["input_tokens"]
-    )
-    assert 20 < lack < 200
+    assert json.loads(done.stdout) == estimated(spool, path)
 
 
 def test_a_tier_is_estimated_at_its_own_price(counted: Any) -> None:

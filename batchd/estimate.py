@@ -1,12 +1,10 @@
-"""The estimate of a batch before it runs: its first requests exactly, its bounds by limits,
+"""The estimate of a batch before it runs: its first requests by its prompts, its bounds by limits,
 the rest from what tasks of the same models came to.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
@@ -18,13 +16,15 @@ from typing import Any
 
 from msgspec.structs import replace as changed
 
+from batchd.agent import context, prompts
 from batchd.config import Config
-from batchd.estimate.first_requests import FirstRequests
+from batchd.events import TaskStarted, Terms
 from batchd.pricing import Prices
-from batchd.records import ModelSetup, Task, TaskLimits, TaskStatus, Usage
+from batchd.records import ModelSetup, SandboxPolicy, Task, TaskLimits, TaskStatus, Usage
 from batchd.spool.taskfile import Parsed
 from batchd.store import queries
 from batchd.store.queries import PastTask, StoreReader
+from batchd.taskstate import TaskState, apply
 from batchd.terms import setup
 
 #: Of each model, the newest tasks that are looked at.
@@ -120,8 +120,6 @@ class Estimate:
     #: By model, in the order of the files.
     models: dict[str, EstimatePart]
     total: EstimatePart
-    #: ``total`` at the prices of this hour; None: at any other hour they are the same.
-    now: EstimatePart | None
     #: Seconds, roughly; None: nothing is on record.
     wall_s: Spread | None
     #: Tasks that can be at work at a time.
@@ -129,8 +127,6 @@ class Estimate:
     history: tuple[ModelRecord, ...]
     #: Models without a known price, judges included.
     unpriced: tuple[str, ...]
-    #: Why the line of facts about the sandbox is not in the first requests; empty: it is.
-    missing_facts: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,14 +180,6 @@ class TaskGroup:
             return None
         return sum(price.cost(Usage(calls=1, input_tokens=n)).total for n in self.openings)
 
-    def at(self, moment: float) -> TaskGroup:
-        """Return them at the prices of a moment."""
-
-        def then(setup: ModelSetup) -> ModelSetup:
-            return changed(setup, price=setup.price and setup.price.now(moment))
-
-        return replace(self, setup=then(self.setup), judge=self.judge and then(self.judge))
-
 
 def _least(values: Iterable[float | None]) -> Any:
     """Return the smallest of those that limit; None: none does."""
@@ -210,17 +198,11 @@ def estimate(
     past = cache(
         lambda model: reader.read(queries.past_of_model, model, _LOOKED_AT) if reader else []
     )
-    openings = FirstRequests(settings.sandbox_policy(), agents_md=settings.agent.agents_md)
-    tasks = [
-        (task, setups(task.model), f"{settings.paths.outbox}/{name}/{task.id}")
-        for name, file in files
-        for task in file.tasks
-    ]
-    left = iter(asyncio.run(openings.count(tasks)))
+    policy = settings.sandbox_policy()
     groups, most = list[TaskGroup](), Bounds()
     for _, file in files:
         theirs: dict[tuple[object, ...], TaskGroup] = {}
-        for task, opening in zip(file.tasks, left, strict=False):
+        for task in file.tasks:
             judged, waits = task.evaluator == "judge", task.tier_fallback_s is not None
             key = (task.model, judged, task.limits, task.service_tier, waits)
             if key not in theirs:
@@ -234,7 +216,7 @@ def estimate(
                     limits=task.limits,
                     past=past(task.model),
                 )
-            theirs[key].openings.append(opening)
+            theirs[key].openings.append(_first_request(task, theirs[key].setup, policy))
         groups += theirs.values()
         most += _bounds(theirs.values()).capped(file.budget_usd)
     by_model: dict[str, list[TaskGroup]] = defaultdict(list)
@@ -243,12 +225,10 @@ def estimate(
     models = {name: _part(theirs, _bounds(theirs)) for name, theirs in by_model.items()}
     total = _part(groups, most)
     used = [s for g in groups for s in (g.setup, g.judge) if s]
-    dear, now = any(s.price and s.price.hours for s in used), time.time()
     chain = max((longest_chain(file.tasks) for _, file in files), default=0)
     return Estimate(
         models=models,
         total=total,
-        now=_part([group.at(now) for group in groups], most) if dear else None,
         wall_s=wall_s(settings, models, total, chain),
         slots=_slots(settings, total.tasks),
         history=tuple(
@@ -263,8 +243,20 @@ def estimate(
             if past(name)
         ),
         unpriced=tuple(dict.fromkeys(s.name for s in used if s.price is None)),
-        missing_facts=openings.missing,
     )
+
+
+def _first_request(task: Task, model: ModelSetup, policy: SandboxPolicy) -> int:
+    """Return the tokens, as tiktoken counts them, of a task's first request: of its system prompt,
+    tools and prompt. What its agent finds in its directory comes on top.
+    """
+    stays = policy.keep_processes and policy.backend != "none"
+    cloned = task.origin is not None and task.origin.kind == "clone"
+    facts = prompts.CLONED if cloned else ""
+    system = prompts.system(task, facts, text=model.tools == "text", stays=stays)
+    terms = Terms(model=model, judge=model, system_prompt=system, keep_processes=stays)
+    state = TaskState(first_prompt=task.first_prompt)
+    return context.size(apply(state, TaskStarted(at=0.0, terms=terms)))
 
 
 def _bounds(groups: Iterable[TaskGroup]) -> Bounds:
