@@ -5,7 +5,6 @@ does it after a yes.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.resources
 import os
 import pwd
@@ -24,7 +23,7 @@ from typing import NamedTuple
 from batchd import config, installation
 from batchd.cli.display import formatting
 from batchd.cli.runs import given_files
-from batchd.config import operator_files, trust
+from batchd.config import trust
 from batchd.config.sections import PathsSection
 from batchd.errors import NotPossibleError, UsageError
 from batchd.log import escape
@@ -67,10 +66,7 @@ class _Service:
     files: list[_File]
     #: What makes users and folders, before the files.
     commands: list[tuple[str, ...]]
-    #: Whether the key is there already, so that the service can work at once.
-    ready: bool
-    #: What is left to the user, before it is started where it is not ready.
-    first: tuple[str, ...]
+    #: What is left to the user.
     then: tuple[str, ...]
     #: What systemd is to start, now and at each boot.
     unit: str = "batchd"
@@ -78,8 +74,8 @@ class _Service:
     @property
     def orders(self) -> list[tuple[str, ...]]:
         """What systemd is ordered once all is in place."""
-        enable = ("enable", "--now") if self.ready else ("enable",)
-        return [(*self.systemctl, "daemon-reload"), (*self.systemctl, *enable, self.unit)]
+        enable = (*self.systemctl, "enable", "--now", self.unit)
+        return [(*self.systemctl, "daemon-reload"), enable]
 
 
 def run(args: argparse.Namespace, directory: Path, wanted: Callable[[Path], NewSpool]) -> int:
@@ -107,8 +103,7 @@ def run(args: argparse.Namespace, directory: Path, wanted: Callable[[Path], NewS
         _write(file)
     ordered = _ordered(service.orders)
     left = [] if ordered else map(shlex.join, service.orders)
-    start = [] if service.ready else [shlex.join((*service.systemctl, "start", service.unit))]
-    _show("\nDone. Next:", (*service.first, *left, *start, *service.then))
+    _show("\nDone. Next:", (*left, *service.then))
     print("`--remove` in place of `--yes` takes the unit back.")
     return 0 if ordered or not _systemd() else 3
 
@@ -138,22 +133,16 @@ def _write(file: _File) -> None:
 def _remove(args: argparse.Namespace) -> int:
     systemctl = ("systemctl", "--user") if args.user else ("systemctl",)
     units = _manager(os.environ) if args.user else _UNITS
-    timers = [*units.glob(f"{_TIMER}*.timer")]
-    unit = units / "batchd.service"
-    names = (
-        unit,
-        Path(f"{unit}.d/key.conf"),
-        *timers,
-        *(t.with_suffix(".service") for t in timers),
-    )
+    unit = "batchd.service"
+    patterns = [unit, f"{unit}.d/key.conf", f"{_TIMER}*"]
     if args.every:
-        unit = units / f"{_timer(args.every[1])}.timer"
-        names = (unit, unit.with_suffix(".service"))
-    ours = [path for path in names if _is_ours(path)]
+        unit = f"{_timer(args.every[1])}.timer"
+        patterns = [unit, f"{_timer(args.every[1])}.service"]
+    ours = [path for pattern in patterns for path in units.glob(pattern) if _is_ours(path)]
     if not ours:
-        raise NotPossibleError(f"{unit} is not there, or was not written by `batchd init`")
+        raise NotPossibleError(f"{units / unit} is not there, or was not written by `batchd init`")
     # What drops a file when its timer says so has nothing to stop.
-    stopping = [path.name for path in ours if path == unit or path.suffix == ".timer"]
+    stopping = [path.name for path in ours if path.name == unit or path.suffix == ".timer"]
     stop = (*systemctl, "disable", "--now", *stopping)
     again = (*systemctl, "daemon-reload")
     removed = [f"remove {path}" for path in ours]
@@ -249,24 +238,15 @@ def _of_ones_own(directory: Path, environ: Mapping[str, str]) -> _Service:
     unit = _manager(environ) / "batchd.service"
     made = [_unit(unit, _filled("batchd-user.service", values))]
     provider = settings.providers[settings.agent.model.partition("/")[0]]
-    variable = "" if provider.api_key_file else provider.api_key_env
-    if variable and not env.exists():
-        made.append(_File(env, f"# {variable}=…\n", 0o600))
-    ready = not variable if not provider.api_key_file else Path(provider.api_key_file).is_file()
-    with contextlib.suppress(OSError, UnicodeDecodeError):  # it may have the variable by now
-        said = operator_files.content(env).decode() if variable else ""
-        ready = ready or bool(variable and re.search(rf"(?m)^{re.escape(variable)}=\S", said))
-    missing = f"echo {variable}=… >> {shlex.quote(str(env))}"
-    if not variable:
-        missing = f"put the key into {provider.api_key_file} (chmod 600)"
-    return _Service(
-        systemctl=("systemctl", "--user"),
-        files=made,
-        commands=[],
-        ready=ready,
-        first=() if ready else (missing,),
-        then=("loginctl enable-linger    # keep it running after logout",),
-    )
+    then = ["loginctl enable-linger    # keep it running after logout"]
+    if provider.api_key_file:
+        if not Path(provider.api_key_file).exists():
+            then.insert(0, f"put the key into {provider.api_key_file} (chmod 600)")
+    elif provider.api_key_env and not env.exists():
+        made.append(_File(env, f"# {provider.api_key_env}=…\n", 0o600))
+        key = f"echo {provider.api_key_env}=… >> {shlex.quote(str(env))}"
+        then[:0] = [key, "systemctl --user restart batchd"]
+    return _Service(systemctl=("systemctl", "--user"), files=made, commands=[], then=tuple(then))
 
 
 def _of_the_system(wanted: Callable[[Path], NewSpool]) -> _Service:
@@ -276,8 +256,7 @@ def _of_the_system(wanted: Callable[[Path], NewSpool]) -> _Service:
     values = {"ExecStart": _command(file)}
     text = _filled("batchd.service", values)
     made: list[_File] = []
-    first: list[str] = []
-    ready = True
+    then = [f'usermod -aG {_USER} "$USER"    # who is in the group drops files, reads results']
     if trust.stands(file):
         written = [*_written(config.load(file, {}), Path(_HOME))]
         if further := [path for path in written if path != _word(_HOME)]:
@@ -291,10 +270,10 @@ def _of_the_system(wanted: Callable[[Path], NewSpool]) -> _Service:
             credential = f"{asked.provider}:{_plain(str(key))}"
             drop_in = f"{_REMARK}\n[Service]\nLoadCredential={credential}\n"
             made.append(_unit(Path(f"{unit}.d/key.conf"), drop_in))
-            ready = key.exists()
-            if not ready:
+            if not key.exists():
                 made.append(_File(key, "", 0o600))
-                first.append(f"sudoedit {shlex.quote(str(key))}    # the key alone")
+                edit = f"sudoedit {shlex.quote(str(key))}    # the key alone"
+                then[:0] = [edit, "systemctl restart batchd"]
         config.load(file, {}, draft=asked.text())  # it raises for what would not work
         made += [_unit(unit, text), _File(file, asked.text())]
     # The system's user, and their folders, where they are not there.
@@ -307,14 +286,7 @@ def _of_the_system(wanted: Callable[[Path], NewSpool]) -> _Service:
     for path, mode in ((_HOME, "0750"), (f"{_HOME}/{PathsSection().inbox}", "3770")):
         if not Path(path).exists():
             missing.append(("install", "-d", "-m", mode, "-o", _USER, "-g", _USER, path))
-    return _Service(
-        systemctl=("systemctl",),
-        files=made,
-        commands=missing,
-        ready=ready,
-        first=tuple(first),
-        then=(f'usermod -aG {_USER} "$USER"    # who is in the group drops files, reads results',),
-    )
+    return _Service(systemctl=("systemctl",), files=made, commands=missing, then=tuple(then))
 
 
 def _of_a_timer(args: argparse.Namespace, directory: Path) -> _Service:
@@ -355,8 +327,6 @@ def _of_a_timer(args: argparse.Namespace, directory: Path) -> _Service:
         systemctl=systemctl,
         files=[_unit(there, service), _unit(units / f"{name}.timer", timer)],
         commands=[],
-        ready=True,
-        first=(),
         then=(f"{shlex.join(systemctl)} list-timers {name}.timer    # when it runs next",),
         unit=f"{name}.timer",
     )

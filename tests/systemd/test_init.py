@@ -56,7 +56,7 @@ def _tree(machine: Machine) -> set[str]:
 
 
 def test_the_system_s_service_comes_and_goes(bare: tuple[Machine, str]) -> None:
-    """It runs once the key is there, takes what a member of the group drops;
+    """It works once the key is there, takes what a member of the group drops;
     its units are removed, and all that it worked with stays.
     """
     machine, address = bare
@@ -66,10 +66,10 @@ def test_the_system_s_service_comes_and_goes(bare: tuple[Machine, str]) -> None:
     shown = machine.run(*install)
     assert f"ExecStart={_BATCHD} --config /etc/batchd/config.toml serve" in shown
     assert _tree(machine) == before
-    assert "systemctl start batchd" in machine.run(*install, "--yes")
+    assert "systemctl restart batchd" in machine.run(*install, "--yes")
     machine.write("/etc/batchd/standin.key", KEY)
     machine.run("usermod", "-aG", "batchd", USER)
-    machine.run("systemctl", "start", "batchd")
+    machine.run("systemctl", "restart", "batchd")
     service = Service(machine)
     assert (service.show("ActiveState"), service.show("UnitFileState")) == ("active", "enabled")
     (result,) = results(drop(machine, "one", {"first_prompt": "one"}), machine.last_words)
