@@ -6,6 +6,7 @@ import contextlib
 import grp
 import os
 import pwd
+import stat
 from pathlib import Path
 
 from batchd.errors import ForbiddenError
@@ -36,6 +37,22 @@ def in_the_way(path: Path) -> Path:
         if not os.access(folder, os.X_OK):
             return folder
     return there if os.path.lexists(there) else there.parent
+
+
+def closed(what: str, path: Path) -> ForbiddenError:
+    """Return that this user may not use a file, with what is in the way, and whose that is."""
+    place = in_the_way(path)
+    try:
+        found = place.stat()
+    except OSError as error:
+        return ForbiddenError(f"{what}: {error.strerror}")
+    mine, name = found.st_uid == os.geteuid(), user(found.st_uid)
+    fix = f": chmod u+rwX {place} opens it" if mine else ""
+    return ForbiddenError(
+        f"{what}: {place} belongs to {name}, group {group(found.st_gid)}, with mode "
+        f"{stat.S_IMODE(found.st_mode):04o}{fix}",
+        user="" if mine else name,
+    )
 
 
 def barred(state: Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,19 +26,8 @@ def closed(command: str, error: PermissionError, arguments: Sequence[str]) -> st
     from batchd import users  # few need it
 
     path = Path(error.filename)
-    place = users.in_the_way(path)
-    try:
-        found = place.stat()
-    except OSError:
-        return f"{command}: {path}: {error.strerror}"
-    user, group = users.user(found.st_uid), users.group(found.st_gid)
-    said = (
-        f"{command}: {path} is closed to this user: {place} belongs to {user}, group {group}, "
-        f"with mode {stat.S_IMODE(found.st_mode):04o}"
-    )
-    if found.st_uid == os.geteuid():
-        return f"{said}; give yourself access with chmod"
-    return with_fix(said, user, arguments)
+    said = users.closed(f"{command}: {path} is closed to this user", path)
+    return with_fix(str(said), said.user, arguments)
 
 
 def with_fix(said: str, user: str, arguments: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from batchd import masking, users
 from batchd.config.reading import Section, leaves
-from batchd.errors import ForbiddenError, NotPossibleError
+from batchd.errors import NotPossibleError
 from batchd.records import OwnPath
 
 if TYPE_CHECKING:
@@ -51,29 +51,15 @@ def secret(what: str, *, file: str, env: str, environ: Mapping[str, str]) -> tup
     try:
         return content(file).decode().strip(), place
     except PermissionError:
-        raise _closed(f"{what} cannot be read from {place}", Path(file)) from None
+        closed = users.closed(f"{what} cannot be read from {place}", Path(file))
+        if closed.user == users.user(0):  # whom batchd is not to run as
+            me = users.user(os.geteuid())
+            fix = f"sudo chown {me} {file}, or move it to where this user may read it"
+            raise NotPossibleError(f"{closed}: {fix}") from None
+        raise closed from None
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not text"
         raise NotPossibleError(f"{what} cannot be read from {place}: {why}") from None
-
-
-def _closed(what: str, file: Path) -> NotPossibleError:
-    """Return why this user may not read a file, and who may."""
-    place = users.in_the_way(file)
-    try:
-        found = place.stat()
-    except OSError as error:
-        return NotPossibleError(f"{what}: {error.strerror}")
-    if found.st_uid == os.geteuid():
-        return NotPossibleError(f"{what}: chmod u+rX {place} lets you read it")
-    user, me = users.user(found.st_uid), users.user(os.geteuid())
-    said = f"{what}: {place} belongs to {user}, with mode {stat.S_IMODE(found.st_mode):04o}"
-    if found.st_uid == 0:
-        fix = (
-            "move it to where this user may read it" if place != file else f"sudo chown {me} {file}"
-        )
-        return NotPossibleError(f"{said}: {fix}")
-    return ForbiddenError(said, user=user)
 
 
 def named(section: Section, ending: str) -> Iterator[tuple[tuple[str, ...], str]]:

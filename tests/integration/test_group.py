@@ -184,7 +184,7 @@ def test_a_key_of_anothers_is_refused_by_name(service: Service) -> None:
         done = service.member("run", "t.json")
         assert done.returncode == 3, done.stderr
         name = "root" if owner == 0 else owner
-        assert f"{key} belongs to {name}, with mode 0600" in done.stderr
+        assert f"{key} belongs to {name}, group {name}, with mode 0600" in done.stderr
         assert fix in done.stderr
 
 
