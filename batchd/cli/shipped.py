@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.resources
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,14 @@ from typing import Any
 COMPLETIONS = {"bash": "batchd.bash", "zsh": "_batchd", "fish": "batchd.fish"}
 #: What completions ask for as somebody types.
 NAMES = "names"
+#: The modules that have a schema of their own; of the others ``formats`` has it.
+_SCHEMAS = {
+    "task": "spool.taskspec",
+    "status-json": "cli.status",
+    "event": "results",
+    "api": "web.page_data",
+    "notification": "notify.format",
+}
 KINDS = ("task", "result", "summary", "status", "status-json", "event", "api", "notification")
 
 
@@ -41,8 +50,6 @@ def run(args: argparse.Namespace) -> int:
         for name in _names(args.config, args.begun):
             print(name)
     else:
-        import importlib.resources  # a schema does without
-
         folder = importlib.resources.files("batchd") / "data" / "completions"
         print((folder / COMPLETIONS[args.shell]).read_text("utf-8"), end="")
     return 0
@@ -66,30 +73,11 @@ def _names(file: Path | None, begun: str) -> Iterable[str]:
 
 def text(kind: str) -> str:
     """Return the JSON Schema of a kind of files."""
-    if kind == "task":
-        from batchd.spool import taskspec  # pydantic, only where it is needed
-
-        schema = taskspec.schema()
-    elif kind == "notification":
-        from batchd.notify import format as notification  # msgspec, only where it is needed
-
-        schema = notification.schema()
-    elif kind == "status-json":
-        from batchd.cli import status
-
-        schema = status.schema()
-    elif kind == "event":
-        from batchd import results
-
-        schema = results.event_schema()
-    elif kind == "api":
-        from batchd.web import page_data
-
-        schema = page_data.schema()
+    # Each loads what it needs, such as pydantic, only where it is asked for.
+    if module := _SCHEMAS.get(kind):
+        schema = importlib.import_module(f"batchd.{module}").schema()
     else:
-        from batchd import formats  # msgspec, only where it is needed
-
-        schema = formats.schema(kind)
+        schema = importlib.import_module("batchd.formats").schema(kind)
     return json.dumps(_flowing(schema), indent=2, ensure_ascii=False) + "\n"
 
 

@@ -245,7 +245,7 @@ def transcript(events: Iterable[Event]) -> str:
     return escape_json("\n".join(lines)) + "\n"
 
 
-def event_schema() -> dict[str, Any]:
+def schema() -> dict[str, Any]:
     """Return the JSON Schema of a line of a transcript; in ``logs --json`` it also says whose."""
     kinds = get_args(Event)
     made, definitions = formats.components(*kinds)
