@@ -6,12 +6,15 @@ that ends with the error returns: 2 for wrong use or invalid input, 3 for what i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 #: Characters of each part of a problem:
 #: what a user wrote may be of any length, and is quoted in it.
 _MAX_PART_CHARS = 1000
+#: What is longer is no misspelt word, and takes long to compare.
+_MAX_WORD_CHARS = 64
 
 
 def cut(text: str, most: int = _MAX_PART_CHARS) -> str:
@@ -23,6 +26,18 @@ def cut(text: str, most: int = _MAX_PART_CHARS) -> str:
     return (
         text if len(text) <= most else f"{text[:half]}[… {left_out:,} characters …]{text[-half:]}"
     )
+
+
+def near(
+    word: str, known: Iterable[str], rest: str = "", *, before: str = "", alike: float = 0.6
+) -> str:
+    """Return ``do you mean NAME?`` of the known name that is most like a word, and the rest of what
+    helps; the rest alone, where none is alike.
+    """
+    from difflib import get_close_matches  # only where something is wrong
+
+    found = get_close_matches(word[:_MAX_WORD_CHARS], [*known], n=1, cutoff=alike)
+    return f"do you mean {before}{found[0]}? {rest}".strip() if found else rest
 
 
 class BatchdError(Exception):

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from msgspec.structs import replace
 
 from batchd import masking
 from batchd.config import Config, providers
 from batchd.errors import ConfigError, InputError, Problem
 from batchd.events import Terms
-from batchd.records import STANDARD, TIERS, ModelSetup, Task
-
-if TYPE_CHECKING:
-    pass
 from batchd.pricing import Prices
+from batchd.records import STANDARD, TIERS, ModelSetup, Task
 
 
 def terms(task: Task, config: Config, prices: Prices, *, capped: bool) -> Terms:

@@ -7,7 +7,6 @@ completed, 1 some task did not, 2 wrong use or invalid input, 3 not possible her
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import os
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 from batchd import processes
 from batchd.cli import refusals, surroundings
 from batchd.console import columns_of, hanging
-from batchd.errors import BatchdError, ForbiddenError, UsageError
+from batchd.errors import BatchdError, ForbiddenError, UsageError, near
 from batchd.gone import GONE_COMMANDS, GONE_OPTIONS
 from batchd.log import escape
 from batchd.version import __version__
@@ -209,13 +208,11 @@ class _Command(argparse.ArgumentParser):
             option = word.partition("=")[0]
             if instead := GONE_OPTIONS.get(f"{self.prog.partition(' ')[2]} {option}"):
                 raise UsageError(f"{option} is gone: {instead}")
-            options = self._option_string_actions
-            near = difflib.get_close_matches(option, options, n=1, cutoff=_NEAR)
-            hint = f"do you mean {near[0]}? " if near and option.startswith("-") else ""
-            wrong = f"{self.prog.partition(' ')[2]} has no argument {option!a}"
+            fix = f"`{self.prog} --help` lists them"
             if not option.startswith("-"):
-                wrong = f"unexpected argument {option!a}"
-            raise UsageError(f"{wrong}: {hint}`{self.prog} --help` lists them")
+                raise UsageError(f"unexpected argument {option!a}: {fix}")
+            fix = near(option, self._option_string_actions, fix, alike=_NEAR)
+            raise UsageError(f"{self.prog.partition(' ')[2]} has no argument {option!a}: {fix}")
         return found, unknown
 
 
@@ -304,9 +301,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             raise UsageError(f"{first} is gone: {instead}")
         if first in _ELSEWHERE:
             raise UsageError(f"there is no command {first}: use `batchd {_ELSEWHERE[first]}`")
-        near = difflib.get_close_matches(first, COMMANDS, n=1, cutoff=_NEAR)
-        hint = f"do you mean {near[0]}? " if near else ""
-        raise UsageError(f"there is no command {first!a}: {hint}`batchd --help` lists them")
+        fix = near(first, COMMANDS, "`batchd --help` lists them", alike=_NEAR)
+        raise UsageError(f"there is no command {first!a}: {fix}")
     args = known.parse_args(argv)
     args.config = getattr(args, "config", None)
     return args

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import enum
 import importlib.resources
 import json
@@ -21,7 +20,7 @@ from batchd.config import Config, loading, operator_files, trust
 from batchd.config.providers import PRESETS
 from batchd.config.reading import Place, keys, leaves
 from batchd.config.sections import ConfigSections
-from batchd.errors import NoAnswerError, NoDaemonError, UsageError
+from batchd.errors import NoAnswerError, NoDaemonError, UsageError, near
 from batchd.log import escape
 from batchd.masking import Masker
 
@@ -77,11 +76,8 @@ def run(args: argparse.Namespace) -> int:
         found = [v for v in found if v.key == wanted or v.key.startswith(f"{wanted}.")]
         if not found:
             tables = {key.rpartition(".")[0] for key in known}
-            near = difflib.get_close_matches(wanted, [*known, *tables], n=1)
-            fix = f"do you mean {near[0]}? " if near else ""
-            raise UsageError(
-                f"there is no key or table {wanted!a}: {fix}`batchd config` shows all of them"
-            )
+            fix = near(wanted, known | tables, "`batchd config` shows all of them")
+            raise UsageError(f"there is no key or table {wanted!a}: {fix}")
     if args.json:
         rows = [dataclasses.asdict(value) for value in found]
         formatting.print_json({"file": settings.file, "daemon": pid, "values": rows})

@@ -5,7 +5,6 @@ preset's own address.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Le, MinLen
 
 from batchd.config.reading import Holds, KeyFile, Name, Place, Reads, Section, Variable
-from batchd.errors import Problem
+from batchd.errors import Problem, near
 from batchd.records import (
     STANDARD,
     Api,
@@ -224,16 +223,15 @@ class ModelSection(PricesSection):
 def model_problem(model: str, config: ConfigSections) -> Problem | None:
     """Return what is wrong with a ``provider/model``, if anything; the place is the caller's."""
     provider, _, name = model.partition("/")
-    near = difflib.get_close_matches(provider, config.providers, n=1)
     if not (provider and name and model.isprintable()):
-        fix = f"as in {near[0] if near else 'openai'}/MODEL"
+        fix = f"as in {provider if provider in config.providers else 'openai'}/MODEL"
         return Problem("", f"{model!r} is not provider/model", fix)
     if len(model) > _MAX_MODEL_CHARS:
         return Problem("", f"a model's name has at most {_MAX_MODEL_CHARS} characters")
     if provider in config.providers:
         return None
     known = f"the known ones are {', '.join(sorted(config.providers))}"
-    fix = f"do you mean {near[0]}? {known}" if near else known
+    fix = near(provider, config.providers, known)
     return Problem("", f"no provider {provider!r} is configured", fix)
 
 

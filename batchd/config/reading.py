@@ -9,7 +9,6 @@ needs no pydantic, so that commands that look at ``[paths]`` alone do not load i
 from __future__ import annotations
 
 import contextlib
-import difflib
 import enum
 import json
 import math
@@ -34,14 +33,14 @@ from typing import (
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-from batchd.errors import Problem
+from batchd.errors import Problem, near
 from batchd.gone import GONE_KEYS, GONE_NOTIFY_WORDS
 
 Place: TypeAlias = tuple[str | int, ...]
 _Section = TypeVar("_Section", bound="Section")
 
-#: What is longer is no misspelt word, and takes long to compare.
-_WORD = 64
+#: Characters of a value that are shown.
+_SHOWN = 64
 #: Names that others have for a key of ours, and that look like none of them, or like another.
 _MEANT = {
     "max_seconds": "timeout_s",
@@ -378,10 +377,8 @@ def _unknown(place: Place, raw: object, known: Collection[str]) -> Problem:
 def unknown(key: str, known: Collection[str]) -> Problem:
     """Return that there is no such key; ``known`` are those beside it. Without a place."""
     meant = _MEANT.get(key.lower(), "")
-    near = [meant] if meant in known else []
-    if not near and len(key) <= _WORD:
-        near = difflib.get_close_matches(key.lower(), known, n=1)
-    fix = f"do you mean {near[0]}?" if near else f"the known ones are {', '.join(sorted(known))}"
+    fix = near(meant if meant in known else key.lower(), known)
+    fix = fix or f"the known ones are {', '.join(sorted(known))}"
     return Problem("", "there is no such key", fix)
 
 
@@ -403,13 +400,13 @@ def _given(value: object, said: str, *, closed: bool) -> Iterator[str]:
     if isinstance(value, str):
         if not closed or repr(value) in said:
             return  # it is shown already, or may be anything
-        short = value if len(value) <= _WORD else f"{value[: _WORD - 1]}…"
+        short = value if len(value) <= _SHOWN else f"{value[: _SHOWN - 1]}…"
         yield f"it is {short!r}"
         meant = re.findall(r"'(\w+)'", said)
-        if near := difflib.get_close_matches(value[:_WORD].lower(), meant, n=1):
-            yield f"do you mean {near[0]}?"
+        if fix := near(value.lower(), meant):
+            yield fix
     elif value is None or isinstance(value, bool | int | float):
-        yield f"it is {json.dumps(value)[:_WORD]}"
+        yield f"it is {json.dumps(value)[:_SHOWN]}"
     elif isinstance(value, list) and said.startswith("it must"):
         yield "it is a list"
     elif isinstance(value, dict):

@@ -6,13 +6,12 @@ Another option is a row here, and a word in docs/tasks.md.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from batchd.errors import Problem
+from batchd.errors import Problem, near
 from batchd.records.models import APIS, Api
 
 Options: TypeAlias = Mapping[str, object]
@@ -70,8 +69,7 @@ def problems(options: Options) -> Iterator[tuple[str, Problem]]:
     """Yield what is no option, or none of its values, each with its name."""
     for name, value in options.items():
         if name not in OPTIONS:
-            near = difflib.get_close_matches(name.lower()[:_SHOWN], OPTIONS, n=1)
-            fix = f"do you mean {near[0]}?" if near else f"the known ones are {', '.join(OPTIONS)}"
+            fix = near(name.lower(), OPTIONS) or f"the known ones are {', '.join(OPTIONS)}"
             yield name, Problem("", "there is no such option", fix)
         elif not OPTIONS[name].takes(value):
             yield name, Problem("", OPTIONS[name].must, f"it is {json.dumps(value)[:_SHOWN]}")

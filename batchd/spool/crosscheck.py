@@ -4,7 +4,6 @@ models, ceilings; then the records.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import shutil
@@ -17,7 +16,7 @@ from typing import Any
 from batchd import records, words
 from batchd.config import Config, providers
 from batchd.config.providers import model_problem
-from batchd.errors import Problem
+from batchd.errors import Problem, near
 from batchd.masking import MIN_SECRET_CHARS
 from batchd.records import options, policy
 from batchd.spool import answer_schemas
@@ -25,8 +24,8 @@ from batchd.spool.decoding import Place
 from batchd.spool.task_directories import OUTSIDE, TaskDirectories
 from batchd.spool.taskspec import RESERVED, BatchKeys, Defaults, SecretSpec, TaskSpec
 
-#: Names that are suggested in one file, each for a look at all ids; and what an id may be long.
-_SUGGESTIONS, _ID_LENGTH = 5, 64
+#: Names that are suggested in one file, each for a look at all ids.
+_SUGGESTIONS = 5
 #: Cycles that are reported; a chain of thousands may run back into itself at each of its tasks.
 _CYCLES = 20
 
@@ -214,10 +213,9 @@ def _wrong_machine(config: Config, name: str) -> Problem | None:
     known = [machine.called for machine in config.pool.machines]
     if name in known:
         return None
-    near = difflib.get_close_matches(name, known, n=1)
-    fix = f"do you mean {near[0]}?" if near else "leave it out, or add it to [pool] machines"
+    fix = near(name, known) or "leave it out, or add it to [pool] machines"
     listed = f"; the known ones are {', '.join(sorted(known))}" if known else ""
-    return Problem("", f"no machine {name!a} is configured", fix + listed * bool(near or known))
+    return Problem("", f"no machine {name!a} is configured", fix + listed)
 
 
 def _unasked(config: Config, batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Place, Problem]]:
@@ -272,15 +270,16 @@ def _ids(specs: dict[int, TaskSpec], ids: dict[int, str]) -> Iterator[Finding]:
 
 def _dependencies(specs: dict[int, TaskSpec], ids: dict[int, str]) -> Iterator[Finding]:
     known = {ids[index]: index for index in reversed(ids)}
-    near: dict[str, str] = {}
+    meant: dict[str, str] = {}
     for index, spec in specs.items():
         for place, name in enumerate(spec.after or ()):
             if name not in known:
-                if name not in near and len(near) < _SUGGESTIONS:
-                    near[name] = _near(name, known)
+                # Comparing takes seconds where there are thousands.
+                if name not in meant and len(meant) < _SUGGESTIONS and len(known) < 1000:
+                    meant[name] = near(name, known)
                 yield (
                     *(index, ("after", place)),
-                    Problem("", f"no task has the id {name!r}", near.get(name, "")),
+                    Problem("", f"no task has the id {name!r}", meant.get(name, "")),
                 )
     # Where an id is given twice, the first counts, here as in `known`.
     graph = {ids[i]: tuple(specs[i].after or ()) for i in reversed(specs)}
@@ -291,16 +290,6 @@ def _dependencies(specs: dict[int, TaskSpec], ids: dict[int, str]) -> Iterator[F
         shown = [*path[:10], "…"] if len(path) > 10 else path  # a line
         why = f"the tasks wait for each other: {' → '.join((*shown, first))}"
         yield known[first], ("after",), Problem("", why)
-
-
-def _near(name: str, known: Mapping[str, int]) -> str:
-    """Return which id may be meant, for who misspelt it;
-    comparing takes long where there are thousands.
-    """
-    if len(name) > _ID_LENGTH or len(known) >= 1000:  # beyond, it takes seconds
-        return ""
-    found = difflib.get_close_matches(name, known, n=1)
-    return f"do you mean {found[0]}?" if found else ""
 
 
 def _cycles(graph: Mapping[str, tuple[str, ...]]) -> Iterator[list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import sqlite3
@@ -12,7 +11,7 @@ from typing import Any
 import msgspec
 
 from batchd import decoders
-from batchd.errors import Problem, StoreError, UnknownNameError
+from batchd.errors import Problem, StoreError, UnknownNameError, near
 from batchd.events import Event, TaskFinished, decode
 from batchd.records import Batch, Cause, Parking, Ref, Scope, Task, TaskStatus, TurnFacts
 from batchd.store.rows import (
@@ -73,9 +72,8 @@ def _batch(db: sqlite3.Connection, columns: str, name: str) -> tuple[Any, ...]:
         known = [
             each for (each,) in db.execute("SELECT name FROM batches ORDER BY id DESC LIMIT 1000")
         ]
-        raise UnknownNameError(
-            f"there is no batch {name}: {_near(name, known)}`batchd status` lists them"
-        )
+        fix = near(name, known, "`batchd status` lists them")
+        raise UnknownNameError(f"there is no batch {name}: {fix}")
     return row
 
 
@@ -91,14 +89,9 @@ def task_key(db: sqlite3.Connection, ref: Ref) -> int:
     for (task,) in row:
         return int(task)
     known = [each for (each,) in db.execute("SELECT name FROM tasks WHERE batch = ?", (key,))]
-    near = _near(ref.task, known, f"{ref.batch}/")
-    raise UnknownNameError(f"there is no task {ref}: {near}`batchd status {ref.batch}` lists them")
-
-
-def _near(name: str, known: Sequence[str], before: str = "") -> str:
-    """Return which of the names may be meant; empty: none is near."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"do you mean {before}{near[0]}? " if near else ""
+    rest = f"`batchd status {ref.batch}` lists them"
+    fix = near(ref.task, known, rest, before=f"{ref.batch}/")
+    raise UnknownNameError(f"there is no task {ref}: {fix}")
 
 
 def find_batch(db: sqlite3.Connection, name: str) -> Batch:
