@@ -8,11 +8,13 @@ import asyncio
 import contextlib
 import itertools
 import random
+import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import msgspec
@@ -126,6 +128,11 @@ class Notifications(Listener):
 
     async def _deliver(self, config: Config, store: Store) -> None:
         """Store what happens, for ever."""
+        left = Path(config.paths.state, "notify")
+        rows = await aside(lambda: [*_left_in_files(left)], "notify")
+        if rows:
+            await _stored(store, operations.keep_notices, rows)
+        await aside(partial(shutil.rmtree, left, ignore_errors=True), "notify")
         await self._take(config, store)
         while True:
             made = await self._happened.get()
@@ -286,6 +293,17 @@ async def _stored(
             return await store.write(work, *args, **kwargs)
         except StoreError:  # the daemon says it, and what to do
             await asyncio.sleep(_STORE_AGAIN_S)
+
+
+def _left_in_files(folder: Path) -> Iterator[WaitingNotice]:
+    """Yield what a daemon of version 0.2.0 left, a file each."""
+    for path in sorted(folder.glob("*/[!.]*.json")):
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            message = decoders.decode(path.read_bytes(), NotificationV1)
+            own = message.id if path.name.endswith(".tried.json") else ""
+            for event in message.events:
+                text = msgspec.json.encode(event).decode()
+                yield WaitingNotice(path.parent.name, event.id, text, own)
 
 
 def _guarded(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -30,10 +30,9 @@ from batchd.notify import channels, messages
 from batchd.notify.channels import ReceiverTarget
 from batchd.records import Batch
 from batchd.spool.ulid import ulid
-from batchd.store import lookups, operations
+from batchd.store import lookups
 from batchd.store.database_file import open_reader
 from batchd.store.rows import WaitingNotice
-from batchd.store.store import Store
 from tests.conftest import Spool
 from tests.integration.receivers import MailServer, Webhook
 
@@ -430,25 +429,19 @@ def test_a_command_gets_as_much_as_a_variable_holds() -> None:
 
 def test_a_command_gets_each_event_by_itself(notifying: Spool) -> None:
     """Two batches that end together are two messages to it, in order;
-    to others they are one, some time later. What the last daemon left comes first.
+    to others they are one, some time later. What an earlier version left in files comes first.
     """
     heard = notifying.folder / "heard"
     script = 'printf "%s %s\\n" "$BATCHD_BATCH" "$(cat)" >> "$0"'
     batches = [Batch(name=n, claim="", outbox="/o", request="r", received_at=1e9) for n in "ab"]
     events = [messages.batch_refused(batch, [], 1e9) for batch in batches]
-    tried = ("01JQZ3XJ6V0000000000000000", "")
-    left = [
-        WaitingNotice(name, event.id, msgspec.json.encode(event).decode(), own)
-        for name in ("tool", "hook")
-        for event, own in zip(events, tried, strict=True)
-    ]
-
-    async def leave() -> None:
-        store = Store(notifying.folder / ".batchd/batchd.db")
-        await store.write(operations.keep_notices, left)
-        store.close()
-
-    asyncio.run(leave())
+    left = notifying.folder / ".batchd/notify"
+    for name in ("tool", "hook"):
+        (left / name).mkdir(mode=0o700, parents=True)
+        tried = messages.compose(events[:1], "01JQZ3XJ6V0000000000000000")
+        (left / name / f"{tried.id}.tried.json").write_bytes(msgspec.json.encode(tried))
+        rest = messages.compose(events[1:], ulid())
+        (left / name / f"{rest.id}.json").write_bytes(msgspec.json.encode(rest))
     hook = Webhook()
     configure(
         notifying,
@@ -458,6 +451,7 @@ def test_a_command_gets_each_event_by_itself(notifying: Spool) -> None:
     with hook, notifying.serving():
         notifying.eventually(lambda: _of(hook, "daemon_started"))
         notifying.eventually(lambda: heard.exists() and heard.read_text().count("\n") == 3)
+        assert not left.exists()
     found = [line.split(" ", 1) for line in heard.read_text().splitlines()]
     assert [name for name, _ in found] == ["a", "b", ""]
     assert [[e["event"] for e in json.loads(text)["events"]] for _, text in found] == [
