@@ -285,7 +285,8 @@ def _batch(
     formatting.say(*(f"  {problem}" for problem in row.problems))
     if tasks:
         prompts = reader.read(queries.prompts_of_batch, name, _MOST_PROMPTS)
-        print("", *status_text.tasks(sorted(tasks, key=_rank), prompts, waiting), sep="\n")
+        rows = sorted(tasks, key=_rank)
+        print("", *status_text.tasks(rows, prompts, waiting, status.doing), sep="\n")
     elif failed:
         formatting.say("No task of it has failed.")
     if warnings := [*status_text.caution_lines(found)]:
@@ -311,7 +312,8 @@ def _task(reader: StoreReader, ref: Ref, daemon: DaemonStatus | Unseen, *, as_js
         more = TaskDetails.of(row, why=waiting.why(row), daemon_runs=status.runs, **reported)
         formatting.print_json(to_builtins(more))
         return 0
-    print(*formatting.facts(status_text.task_facts(reader, row, waiting.in_short(row))), sep="\n")
+    why = waiting.in_short(row) or status_text.now(status.doing.get(ref))
+    print(*formatting.facts(status_text.task_facts(reader, row, why)), sep="\n")
     if row.status is TaskStatus.QUEUED:
         formatting.say(*_fetching(status, ref.batch))
     if not row.status.final:

@@ -119,12 +119,13 @@ class Status(Struct, frozen=True, kw_only=True):
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the rest takes at this speed, without what is held;
-        None where that cannot be known, or nothing is at work.
+        """How long the rest takes at this speed, without what is held; None where that cannot be
+        known: nothing is at work, or all the rest is, and one call may take long.
         """
-        if self.speed is None or not self.speed.tasks_a_minute or not self.agents:
+        rest = self.left - self.held
+        if self.speed is None or not self.speed.tasks_a_minute or not 0 < len(self.agents) < rest:
             return None
-        return max(0, self.left - self.held) / self.speed.tasks_a_minute * 60
+        return rest / self.speed.tasks_a_minute * 60
 
     @property
     def providers(self) -> tuple[Provider, ...]:

@@ -205,6 +205,7 @@ def test_resume_names_what_still_holds_it(at: Control) -> None:
     at.drop("games", [{"id": "a", **HANGS}, {"id": "b", **HANGS}])
     with at.spool.serving():
         at.until_running("games", 2)
+        at.until(lambda: re.search(r"model: standin/hang for \d+ s", at.order("status", "games")))
         for target in (["games/a"], ["games"], ["--provider", "standin"], ["--all"]):
             at.order("pause", *target)
         text = at.order("resume", "games/a")

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from batchd import decoders, views, words
 from batchd.cli.display import formatting, tables
 from batchd.cli.display.tables import Column
+from batchd.control.status import RunningTask
 from batchd.errors import cut
 from batchd.formats import FilesV1, ResultV1
 from batchd.log import escape
 from batchd.observe import changes, status
 from batchd.observe.standstill import WaitReasons
-from batchd.records import TaskStatus
+from batchd.records import Ref, TaskStatus
 from batchd.store import lookups
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 from batchd.views import view
-from batchd.words import at_least, counted, duration, listed, moment, money, uncertain
+from batchd.words import at_least, counted, duration, listed, moment, money, span, uncertain
 
 
 def batches(rows: Sequence[BatchRow], prompts: Mapping[str, str] | None = None) -> Iterator[str]:
@@ -47,20 +49,35 @@ _BATCHES: tuple[Column[BatchRow], ...] = (
 
 
 def tasks(
-    rows: Sequence[TaskRow], prompts: Mapping[str, str], waiting: WaitReasons
+    rows: Sequence[TaskRow],
+    prompts: Mapping[str, str],
+    waiting: WaitReasons,
+    doing: Mapping[Ref, RunningTask] | None = None,
 ) -> Iterator[str]:
     """Yield the lines of a table of one batch's tasks;
-    ``prompts``: theirs, as far as they are known.
+    ``prompts``: theirs, as far as they are known; ``doing``: what is done for those at work.
     """
+    at_work = doing or {}
+
+    def why(row: TaskRow) -> str:
+        return waiting.in_short(row) or now(at_work.get(row.ref))
 
     def prompt(row: TaskRow) -> str:
         return formatting.one_line(prompts.get(row.ref.task, ""))
 
     columns = [*_TASKS, Column("PROMPT", prompt, wide="line")]
-    columns.append(Column("WHY", waiting.in_short, wide="text"))
+    columns.append(Column("WHY", why, wide="text"))
     if len({row.model for row in rows}) > 1:
         columns.insert(2, Column("MODEL", lambda t: t.model, wide="name"))
     return tables.lines(rows, columns)
+
+
+def now(doing: RunningTask | None) -> str:
+    """Return what is done for a task at work, and for how long; empty: it is not at work."""
+    if doing is None:
+        return ""
+    what = ": ".join(filter(None, (doing.step, doing.said)))
+    return f"{what} for {span(max(0.0, time.time() - doing.since))}"
 
 
 _TASKS: tuple[Column[TaskRow], ...] = (
