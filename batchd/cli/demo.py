@@ -10,19 +10,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from batchd import installation
 from batchd.cli import submit
 from batchd.cli.display import formatting, progress, summary_text
+from batchd.demo import replay
 from batchd.errors import NotPossibleError
 from batchd.spool import inbox
 from batchd.store.queries import StoreReader
 
-#: How long each process may take to be ready, and to end.
+#: How long the daemon may take to be ready, and to end.
 _PATIENCE_S = 30.0
 #: Runs a module of ours, and none that lies in the working directory.
 _PYTHON = (sys.executable, "-P", "-m")
@@ -85,7 +85,7 @@ def play(spool: Path, speed: float, config: str = "") -> int:
     """Do so in this spool, with so many tokens a second and more of config.toml."""
     print(f"A fresh spool: {spool}")
     with contextlib.ExitStack() as stack:
-        base_url = stack.enter_context(_server(spool, speed))
+        base_url = stack.enter_context(replay.serving(speed, spool / "server.jsonl"))
         print(f"A stand-in model: {base_url}")
         (spool / "config.toml").write_text(_CONFIG.format(base_url=base_url) + config, "utf-8")
         pid = stack.enter_context(_daemon(spool))
@@ -109,39 +109,26 @@ def play(spool: Path, speed: float, config: str = "") -> int:
 
 
 @contextlib.contextmanager
-def _server(spool: Path, speed: float) -> Iterator[str]:
-    options = ("--tokens-per-second", str(speed), "--log", str(spool / "server.jsonl"))
-    command = [*_PYTHON, "batchd.demo.replay", *options]
-    with _process(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        # It says its address, or ends and says nothing here.
-        if not (words := process.stdout.readline().split()):
-            raise NotPossibleError("the replay server does not start")
-        yield words[-1].decode()
-
-
-@contextlib.contextmanager
 def _daemon(spool: Path) -> Iterator[int]:
     command = [*_PYTHON, "batchd", "--config", str(spool / "config.toml"), "serve"]
     # What the user has set for a daemon of their own is not meant for this one.
     environ = {k: v for k, v in os.environ.items() if not k.startswith("BATCHD_")}
     log = spool / "daemon.log"
-    with log.open("wb") as stderr, _process(command, stderr=stderr, env=environ) as process:
-        deadline = time.monotonic() + _PATIENCE_S
-        while not submit.takes(spool / ".batchd"):
-            if process.poll() is not None or time.monotonic() > deadline:
-                said = log.read_text("utf-8", "replace").strip().rpartition("\n")[2]
-                raise NotPossibleError(said.removeprefix("batchd: ") or f"see {log}")
-            time.sleep(0.02)
-        yield process.pid
-
-
-@contextlib.contextmanager
-def _process(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process until the end of the block; Ctrl-C reaches it through us alone."""
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, **options) as process:
+    with (
+        log.open("wb") as stderr,
+        # Ctrl-C reaches it through us alone.
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stderr=stderr, env=environ, process_group=0
+        ) as process,
+    ):
         try:
-            yield process
+            deadline = time.monotonic() + _PATIENCE_S
+            while not submit.takes(spool / ".batchd"):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    said = log.read_text("utf-8", "replace").strip().rpartition("\n")[2]
+                    raise NotPossibleError(said.removeprefix("batchd: ") or f"see {log}")
+                time.sleep(0.02)
+            yield process.pid
         finally:
             process.terminate()
             try:

@@ -1,25 +1,21 @@
 """The replay server: a model that answers as a real one once did.
 
-    python -m batchd.demo.replay --tokens-per-second 80 --log requests.jsonl
-
-It listens on loopback and speaks chat completions. Which conversation it is follows from the
-prompt, which turn of it from the answers that a request holds.
+It listens on loopback, in a thread, and speaks chat completions. Which conversation it is follows
+from the prompt, which turn of it from the answers that a request holds.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
+import contextlib
 import itertools
 import json
-import signal
-import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-
-from aiohttp import web
 
 from batchd.demo import recordings
 from batchd.demo.recordings import Recording
@@ -29,7 +25,6 @@ MODEL = "demo"
 _UNKNOWN = "This model replays recorded conversations, and has none for this prompt. Configure a real one to have the task done."
 #: How batchd's judge begins.
 _JUDGES = "You judge"
-_MAX_BODY_BYTES = 64 << 20
 
 
 class Replay:
@@ -40,36 +35,26 @@ class Replay:
     ) -> None:
         self._recorded = {r.first_prompt: r for r in recorded}
         self._pace = tokens_per_second
-        self._log = log.open("a", encoding="utf-8") if log else None
+        self._log = log
         self._ids = itertools.count(1)
         #: How many answers each prompt had, by which its judge's verdict is found.
         self._given: dict[str, int] = {}
 
-    def app(self) -> web.Application:
-        """Return the routes."""
-        app = web.Application(client_max_size=_MAX_BODY_BYTES)
-        app.router.add_post("/v1/chat/completions", self.answer)
-        app.router.add_get("/v1/models", self.models)
-        return app
-
-    async def models(self, _: web.Request) -> web.StreamResponse:
-        """List the one model that there is."""
-        return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
-
-    async def answer(self, http: web.Request) -> web.StreamResponse:
-        """Answer one request."""
+    def answer(self, body: bytes) -> tuple[int, dict[str, Any]]:
+        """Return the status and the body of the answer to one request, as late as a model's."""
         began = time.time()
         try:
-            turns = [(str(m["role"]), str(m["content"])) for m in (await http.json())["messages"]]
+            turns = [(str(m["role"]), str(m["content"])) for m in json.loads(body)["messages"]]
         except (ValueError, KeyError, TypeError) as exc:
             wrong = {"type": "invalid_request_error", "message": f"not a request: {exc!r}"}
-            return web.json_response({"error": wrong}, status=400)
+            return 400, {"error": wrong}
         text, usage = self._said(turns)
-        await asyncio.sleep(usage.output_tokens / self._pace if self._pace else 0.0)
+        time.sleep(usage.output_tokens / self._pace if self._pace else 0.0)
         if self._log:
             asked = {"at": began, "messages": turns, "answer": text}
-            print(json.dumps(asked, ensure_ascii=False), file=self._log, flush=True)
-        return web.json_response(_completion(f"chatcmpl-{next(self._ids):08x}", text, usage))
+            with self._log.open("a", encoding="utf-8") as log:
+                log.write(f"{json.dumps(asked, ensure_ascii=False)}\n")
+        return 200, _completion(f"chatcmpl-{next(self._ids):08x}", text, usage)
 
     def _said(self, turns: Sequence[tuple[str, str]]) -> tuple[str, Usage]:
         """Return the text that comes next in a conversation, and what it took."""
@@ -109,41 +94,48 @@ def _completion(name: str, text: str, usage: Usage) -> dict[str, Any]:
     }
 
 
-async def _serve(replay: Replay, port: int) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    runner = web.AppRunner(
-        replay.app(), handler_cancellation=True, access_log=None, shutdown_timeout=0
-    )
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        host, bound = runner.addresses[0][:2]
-        print(f"listening on http://{host}:{bound}/v1", flush=True)
-        await stop.wait()
-    finally:
-        await runner.cleanup()
+class _Handler(BaseHTTPRequestHandler):
+    """The HTTP of one connection."""
+
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, replay: Replay, *connection: Any) -> None:
+        self._replay = replay
+        super().__init__(*connection)
+
+    def do_GET(self) -> None:
+        """List the one model that there is."""
+        self._send(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+
+    def do_POST(self) -> None:
+        """Answer one request."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self._send(*self._replay.answer(body))
+
+    def _send(self, status: int, value: object) -> None:
+        data = json.dumps(value, ensure_ascii=False).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):  # who asked is gone
+            self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing on stderr."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT, and return the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    add = parser.add_argument
-    add("--port", type=int, default=0, help="0: any free one")
-    add("--tokens-per-second", type=float, default=0.0, metavar="N", help="0: at once")
-    add("--recordings", type=Path, default=recordings.SHIPPED, metavar="DIR")
-    add("--log", type=Path, metavar="FILE", help="a JSON line for each request")
-    options = parser.parse_args(arguments)
-    try:
-        recorded = recordings.load(options.recordings)
-        replay = Replay(recorded, options.tokens_per_second, options.log)
-        asyncio.run(_serve(replay, options.port))
-    except (recordings.RecordingError, OSError) as exc:
-        print(f"batchd.demo.replay: {exc}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+@contextlib.contextmanager
+def serving(
+    tokens_per_second: float, log: Path | None = None, folder: Path = recordings.SHIPPED
+) -> Iterator[str]:
+    """Replay the recordings of a folder for the time of the block, and give the base URL; ``log``
+    gets a JSON line for each request.
+    """
+    replay = Replay(recordings.load(folder), tokens_per_second, log)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, replay)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1"
+        finally:
+            server.shutdown()

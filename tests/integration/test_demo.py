@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +10,7 @@ import openai
 import pytest
 from standin.record import recording, save
 
-from batchd.demo import recordings
+from batchd.demo import recordings, replay
 from batchd.demo.recordings import Recording
 from batchd.events import CallAnswered, Event, TaskStarted, Terms
 from batchd.records import Answer, ModelSetup, Purpose, Usage
@@ -48,16 +44,6 @@ def recorded(tmp_path: Path) -> Recording:
     return found
 
 
-@contextlib.contextmanager
-def replaying(folder: Path) -> Iterator[str]:
-    """Run the replay server; its base URL."""
-    command = [sys.executable, "-m", "batchd.demo.replay", "--recordings", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
-        process.terminate()
-
-
 def ours(url: str) -> openai.OpenAI:
     """Return OpenAI's client of the server."""
     return openai.OpenAI(base_url=url, api_key="none")
@@ -70,7 +56,7 @@ def test_a_recording_is_replayed(tmp_path: Path, recorded: Recording) -> None:
     first = {"role": "user", "content": f"[Files: a.py]\n{PROMPT}"}
     later = [first, {"role": "assistant", "content": "x"}, {"role": "user", "content": "[done]"}]
     judge = [{"role": "user", "content": f"# Task\n{PROMPT}\n# Answer\nx"}]
-    with replaying(tmp_path) as url, ours(url) as client:
+    with replay.serving(0.0, folder=tmp_path) as url, ours(url) as client:
 
         def ask(turns: list[dict[str, str]], system: str = "You work.") -> tuple[str, int, int]:
             said: Any = [{"role": "system", "content": system}, *turns]
@@ -95,7 +81,7 @@ def test_a_recording_is_replayed(tmp_path: Path, recorded: Recording) -> None:
 
 def test_what_is_no_request_is_refused(tmp_path: Path, recorded: Recording) -> None:
     """With status 400 and a reason; the server goes on."""
-    with replaying(tmp_path) as url, ours(url) as client:
+    with replay.serving(0.0, folder=tmp_path) as url, ours(url) as client:
         with pytest.raises(openai.BadRequestError, match="not a request"):
             client.chat.completions.create(model="demo", messages=7)  # type: ignore[arg-type]
         assert [m.id for m in client.models.list()] == ["demo"]
