@@ -7,7 +7,6 @@ keys and configuration, and who checks may have none of them.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import errno
 import os
 import shutil
@@ -22,16 +21,14 @@ from batchd.catalog import ModelListing, NoListing
 from batchd.cli import orders
 from batchd.cli.display import formatting
 from batchd.cli.display.formatting import coloured
-from batchd.config import operator_files, providers, trust
-from batchd.config.providers import APIS, model_problem
+from batchd.config import operator_files, trust
 from batchd.console import wrapped
 from batchd.control import Check, Checked, CheckLine, LineVerdict
 from batchd.errors import BatchdError, NoAnswerError, NoDaemonError
 from batchd.log import escape
 from batchd.notify import channels
-from batchd.observe import standstill
 from batchd.pricing import Prices
-from batchd.records import PATHS, STANDARD, Endpoint
+from batchd.records import PATHS, Endpoint
 from batchd.spool import claims, safety
 from batchd.spool.outbox import SPOOL, OwnOutboxes, StrangeOutboxError
 from batchd.words import counted, listed
@@ -118,23 +115,27 @@ def _lines(settings: config.Config, asked: Check) -> list[CheckLine]:
             ),
         ]
     else:
-        return [*_of_daemon(answer), *answer.lines, *_from_outside(settings, answer)]
+        return [*_of_daemon(settings, answer), *answer.lines]
     return [_config(settings), *daemon, *look(settings, offline=asked.offline)]
 
 
-def _of_daemon(answer: Checked) -> Iterator[CheckLine]:
+def _of_daemon(settings: config.Config, answer: Checked) -> Iterator[CheckLine]:
     """Say who the daemon is, and what configuration it has."""
     its, found = answer.settings, answer.process
     yield CheckLine("ok", "config", its.file or "none: the built-in defaults")
+    if settings.file != its.file:
+        said = (
+            f"this command has read {settings.file or 'no file'}, the daemon {its.file or 'none'}"
+        )
+        yield CheckLine("note", "config", said, "name the daemon's by --config")
     if its.unread:
         said = f"it is wrong by now, and the daemon keeps what it has: {its.unread}"
         yield CheckLine("failed", "config", said, "correct it: the daemon's next start needs it")
-    if its.stale:
-        said = f"the file has {listed(its.stale)} otherwise than the daemon"
-        yield CheckLine("note", "config", said, f"`kill -HUP {found.pid}` has it read again")
-    if its.late:
-        said = f"the file has {listed(its.late)} otherwise than the daemon"
-        yield CheckLine("note", "config", said, "they are read at a start: start the daemon again")
+    again = f"`kill -HUP {found.pid}` has it read again"
+    for keys, fix in ((its.stale, again), (its.late, "it needs the daemon started again")):
+        if keys:
+            said = f"the file has {listed(keys)} otherwise than the daemon"
+            yield CheckLine("note", "config", said, fix)
     if its.overrides:
         changes = ", ".join(f"{key} = {value}" for key, value in its.overrides.items())
         fix = "`batchd tune --reset` takes that back, and so does the daemon's end"
@@ -144,20 +145,6 @@ def _of_daemon(answer: Checked) -> Iterator[CheckLine]:
         f"process {found.pid}, version {found.version}, as {who}, groups {', '.join(found.groups)}"
     )
     yield CheckLine("ok", "daemon", said)
-
-
-def _from_outside(settings: config.Config, answer: Checked) -> Iterator[CheckLine]:
-    """Say what is otherwise for who checks than for the daemon."""
-    if differs := standstill.differs(answer.process.version):
-        yield CheckLine("note", "version", "this program is another than the daemon's", differs)
-    if settings.file != answer.settings.file:
-        mine = settings.file or "no file"
-        said = f"this command has read {mine}, the daemon {answer.settings.file or 'none'}"
-        yield CheckLine("note", "config", said, "name the daemon's by --config")
-    for name, place in dataclasses.asdict(settings.paths).items():
-        if answer.settings.paths.get(name, place) != place:
-            said = f"from here it is {place}, for the daemon {answer.settings.paths[name]}"
-            yield CheckLine("note", name, said)
 
 
 # What a configuration names, with the rights of the process that looks
@@ -177,7 +164,6 @@ def look(
         return
     yield from _folders(settings)
     yield from _repositories(settings)
-    yield from _log_file(settings)
     yield from _machines(settings)
     for found in safety.exposures(settings):
         verdict: LineVerdict = "failed" if found.grave else "note"
@@ -220,15 +206,6 @@ def _machines(settings: config.Config) -> Iterator[CheckLine]:
             yield CheckLine(
                 "note", what, f"`{shown}` is not tried", "`batchd status` says how it does"
             )
-
-
-def _log_file(settings: config.Config) -> Iterator[CheckLine]:
-    # It is not made here: the user who checks may be another than the daemon's.
-    path = Path(settings.log.file).resolve()
-    there = path if path.exists() else path.parent
-    if settings.log.file and (path.is_dir() or not os.access(there, os.W_OK)):
-        fix = "make its folder, which this user may write, or set [log] file"
-        yield CheckLine("failed", "log", f"{settings.log.file} cannot be written", fix)
 
 
 def _visible(settings: config.Config) -> Iterator[CheckLine]:
@@ -342,18 +319,9 @@ def _models(
             said = f"{agents:,} at a time, and max_concurrent has {provider} called by {known.max_concurrent:,} of them: the others wait"
             fix = f"set max_concurrent = {agents} in [providers.{provider}], if it takes as many"
             yield CheckLine("note", "agents", said, fix)
-    for name, why in providers.notes(settings, roles).items():
-        fix = f'set api = "{APIS[name]}" in [providers.{name}] if it speaks that, or "chat"'
-        said = f"it is spoken to in chat completions, as {why}"
-        yield CheckLine("note", f"provider {name}", said, fix)
     lines = (_model(settings, role, model, lists) for role, model in roles.items())
     yield from filter(None, lines)
     yield from _priced(settings, roles)
-    for name in settings.models:
-        # What a table of no model that a call can name sets holds for none.
-        wrong = model_problem(name, settings)
-        if wrong is not None and name not in settings.cost.compare:
-            yield CheckLine("note", f'[models."{name}"]', wrong.message, wrong.hint)
 
 
 def _trial(settings: config.Config, model: str) -> str:
@@ -439,12 +407,7 @@ def _model(
         said = f"provider {name} has no model {own}{ended}"
         return CheckLine("failed", what, said, f"set {key}: {fix}")
     if found is None:
-        said = (
-            f"provider {name} serves one model under any name, {own} too"
-            if listing.any_name
-            else f"batchd read the first {len(listing.models):,} models of provider {name}: {own} "
-            "is not among them"
-        )
+        said = f"what was read of provider {name}'s list has no {own}, and it may serve that too"
         return CheckLine("note", what, said, _trial(settings, model))
     if found.due(today):
         verdict: LineVerdict = "failed" if found.gone(today) else "note"
@@ -458,16 +421,17 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Check
         provider = settings.providers.get(model.partition("/")[0])
         if provider is None:
             continue  # said above
-        table, limited = f'[models."{model}"', "no task with a limit in dollars can work"
+        table = f'[models."{model}"]'
         price = prices.price(model, provider.base_url)
         if price is None:
-            fix = f"set input_usd_per_mtok and output_usd_per_mtok in {table}]"
+            fix = f"set input_usd_per_mtok and output_usd_per_mtok in {table}"
             said = f"no price is known for {model}"
             if settings.budget.per_day_usd or settings.limits.max_cost_usd:
                 said += ", so none of its tasks can work: a limit in dollars is set"
                 yield CheckLine("failed", f"{role} price", said, fix)
             else:
-                yield CheckLine("note", f"{role} price", said, f"{fix}; until then {limited}")
+                fix += "; until then no task with a limit in dollars can work"
+                yield CheckLine("note", f"{role} price", said, fix)
         else:
             rate = price.rates[0]
             said = f"{model}: ${rate.input:g} in, ${rate.output:g} out a million tokens ({price.source})"
@@ -475,15 +439,6 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Check
                 rate = price.now(time.time()).rates[0]
                 said += f", at its highest; ${rate.input:g} and ${rate.output:g} at this hour"
             yield CheckLine("ok", f"{role} price", said)
-            # What [agent] says of tiers is of the tasks' own model.
-            known = settings.models.get(model)
-            tier = (known and known.service_tier) or STANDARD
-            if role == "agent" or model == settings.agent.model:
-                tier = settings.tier(model)[0]
-            if price.at(tier) is None:
-                said = f"no price is known for {model} in its service tier {tier}"
-                fix = f"set its prices in {table}.tiers.{tier}]; until then {limited}"
-                yield CheckLine("note", f"{role} price", said, fix)
         if not prices.context_window(model, provider.base_url):
             said = f"the window of {model} is not known"
-            yield CheckLine("note", f"{role} window", said, f"set context_window in {table}]")
+            yield CheckLine("note", f"{role} window", said, f"set context_window in {table}")

@@ -240,20 +240,11 @@ def api(model: str, config: ConfigSections) -> Api:
     name = model.partition("/")[0]
     provider = config.providers[name]
     table = config.models.get(model)
-    own = "" if stays_chat(name, provider) else APIS.get(name, _CHAT)
-    return (table.api if table else "") or provider.api or own or _CHAT
-
-
-def stays_chat(name: str, provider: ProviderSection) -> str:
-    """Return why a preset's own dialect is not spoken,
-    although nothing else is asked for; empty: it is.
-    """
-    if provider.api or name not in APIS:
-        return ""
-    if provider.base_url.rstrip("/") != PRESETS[name]["base_url"]:
-        return "its base_url is not the preset's"
-    # What it adds was written for chat completions.
-    return "it has an extra_body" if provider.extra_body else ""
+    preset = PRESETS.get(name, {}).get("base_url")
+    # What an extra_body adds was written for chat completions.
+    untouched = provider.base_url.rstrip("/") == preset and not provider.extra_body
+    own = APIS.get(name, _CHAT) if untouched else _CHAT
+    return (table.api if table else "") or provider.api or own
 
 
 def takes_tiers(model: str, config: ConfigSections) -> bool:
@@ -278,12 +269,3 @@ def efforts(model: str, config: ConfigSections, *asked: AskedEffort) -> AskedEff
     table = config.models.get(model)
     said = (*asked, table.effort if table else "", config.agent.effort)
     return next(filter(None, said), "")
-
-
-def notes(config: ConfigSections, models: Mapping[str, str]) -> Mapping[str, str]:
-    """Return why the providers of these models, by name,
-    are spoken to in chat completions and not in their own dialect.
-    """
-    names = {model.partition("/")[0] for model in models.values() if model}
-    found = {name: stays_chat(name, config.providers[name]) for name in names & {*config.providers}}
-    return {name: why for name, why in sorted(found.items()) if why}

@@ -284,7 +284,7 @@ def test_a_server_that_takes_any_name_is_said_to(spool: Spool) -> None:
         _configure(spool, base_url, "standin/qwenn")
         line = _checked(spool)["agent model"]
     assert line["verdict"] == "note"
-    assert "under any name" in line["detail"]
+    assert "it may serve that too" in line["detail"]
 
 
 def test_models_of_waiting_tasks_are_in_use_as_well(spool: Spool) -> None:
