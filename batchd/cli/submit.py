@@ -17,7 +17,7 @@ from batchd.cli.display import formatting, progress, summary_text
 from batchd.cli.display.progress import ProgressSource
 from batchd.cli.runs import given_files, prompts
 from batchd.cli.support.member_reader import MemberReader
-from batchd.errors import BatchdError, NoAnswerError, NoDaemonError, NotPossibleError, UsageError
+from batchd.errors import BatchdError, NoDaemonError, NotPossibleError, UsageError
 from batchd.log import escape
 from batchd.observe import standstill
 from batchd.spool import inbox, outbox
@@ -72,6 +72,8 @@ _SOON_S, _LOOK_S = 1.0, 0.05
 _LATE_S = 5.0
 #: Said where the daemon has a file by then, and no batch of it.
 _LATE = "The file is not taken up yet; what is in the daemon's way stands in: batchd status"
+#: Said where no daemon shows that takes it.
+_UNWATCHED = "No daemon that watches the inbox answers; the file waits until `batchd serve` starts."
 #: Said where no configuration names a spool;
 #: that of the user's own is one while a daemon is at work on it.
 _SPOOLLESS = (
@@ -119,30 +121,20 @@ def run(args: argparse.Namespace) -> int:
         formatting.print_json({"file": str(path), "tasks": len(tasks), "daemon": there, **taken})
     else:
         print(escape(f"{path}: {words.counted(len(tasks), 'task')}"))
-        _say_when(settings, found, alive=there)
+        _say_when(found, alive=there)
     return UsageError.exit_code if refused else 0
 
 
-def _say_when(settings: config.Config, found: BatchRow | None, *, alive: bool) -> None:
+def _say_when(found: BatchRow | None, *, alive: bool) -> None:
     """Say under which name a file is taken up, why it is refused, or what it waits for."""
-    if not alive:
-        formatting.complain(_unwatched(settings))
-        return
-    if found is not None:
+    if found is None:
+        formatting.complain(_LATE if alive else _UNWATCHED)
+    elif found.problems:
+        for line in (f"Refused, as {found.batch.name}:", *map(str, found.problems)):
+            formatting.complain(line)
+    else:
         name = found.batch.name
-        if found.problems:
-            for line in (f"Refused, as {name}:", *map(str, found.problems)):
-                formatting.complain(line)
-            return
         print(f"Taken up as {name}: batchd status {name}")
-        return
-    with contextlib.suppress(NoDaemonError):
-        if member := _member(settings):
-            draining = member.status().daemon.state == "draining"
-        else:
-            draining = control.ask(Path(settings.paths.state), control.AskStatus()).draining
-        late = "The daemon is ending; the file waits until it is started again."
-        formatting.complain(late if draining else _LATE)
 
 
 def refuse_spoolless(settings: config.Config, *, alive: bool) -> None:
@@ -224,20 +216,6 @@ def takes(state: Path, *, heed: bool = False) -> bool:
     return answer.watching  # one that works for a `run` takes no files
 
 
-def _unwatched(settings: config.Config) -> str:
-    """Return why no daemon has taken a file up, and when one will."""
-    waits = "the file waits until `batchd serve` starts."
-    if _member(settings):
-        return f"No daemon shows in {settings.paths.outbox}; without one {waits}"
-    try:
-        control.ask(Path(settings.paths.state), control.AskStatus(), timeout_s=_ANSWER_S)
-    except NoAnswerError:
-        return "The daemon does not answer; it takes the file up once it goes on: batchd status."
-    except NoDaemonError:
-        pass
-    return f"No daemon watches the inbox; {waits}"
-
-
 def has_books(settings: config.Config) -> bool:
     """Return whether anything says how batches do: not before the first one was taken up."""
     store = formatting.store_path(Path(settings.paths.state))
@@ -262,21 +240,10 @@ def _wait(settings: config.Config, mine: DroppedBatch, *, as_json: bool) -> int:
             watch = progress.ProgressWatch(reader, mine.find)
             follow(watch, partial(alive, settings), quiet=as_json)
         except KeyboardInterrupt:
-            print(_goes_on(mine.name, alive=alive(settings)), file=sys.stderr)
+            print(f"It goes on without this: batchd status {mine.name}", file=sys.stderr)
             raise
         (row,) = mine.find(reader)
     return summary_text.report([row], as_json=as_json)
-
-
-def _goes_on(name: str, *, alive: bool) -> str:
-    """Return what becomes of a batch that is not waited for any more;
-    without a name, it is not taken up yet.
-    """
-    if not alive:
-        return f"No daemon runs: {name or 'the file'} waits until `batchd serve` starts."
-    if not name:
-        return "The file is dropped, and the daemon takes it up: batchd status."
-    return f"The daemon goes on with it: batchd status {name}; to end it: batchd cancel {name}."
 
 
 def follow(

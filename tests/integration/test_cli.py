@@ -273,7 +273,7 @@ def test_submit_to_a_daemon_that_is_ending_says_so(spool: Any) -> None:
         spool.eventually(lambda: "draining" in spool.batchd("status").stdout)
         done = spool.batchd("submit", later)
         assert done.returncode == 0
-        assert "The daemon is ending; the file waits until it is started again." in done.stderr
+        assert "The file is not taken up yet; what is in the daemon's way" in done.stderr
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(PATIENCE_S) == 0
     assert (spool.folder / "inbox/later.json").exists()
