@@ -8,9 +8,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Self
 
 from batchd import views, words
 from batchd.cli.display import conversation_lines, formatting
@@ -41,20 +40,16 @@ _ASK_S = 1.0
 
 
 class Printer:
-    """Prints events as they come. A context manager that leaves the terminal as it should be."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Take away what is shown for the time of waiting."""
+    """What prints events as they come."""
 
     def show(self, ref: Ref, event: Event) -> None:
         """Print an event."""
         raise NotImplementedError
 
-    def wait(self, rows: Sequence[TaskRow]) -> None:
-        """Show for what it is waited now, where there is a place for it."""
+    def wait(self, row: TaskRow | None) -> None:
+        """Show for the time of waiting what the one task that is followed does, where there is a
+        place for it; None: several are, or it is over.
+        """
 
 
 class JsonPrinter(Printer):
@@ -118,9 +113,6 @@ class ConversationPrinter(Printer):
         self._asked = 0.0
         self._shown = False
 
-    def __exit__(self, *_: object) -> None:
-        self._clear()
-
     def show(self, ref: Ref, event: Event) -> None:
         """Print what an event adds to the conversation."""
         if self._prompt is None:
@@ -133,16 +125,15 @@ class ConversationPrinter(Printer):
                 print(self._painted(line))
         sys.stdout.flush()
 
-    def wait(self, rows: Sequence[TaskRow]) -> None:
+    def wait(self, row: TaskRow | None) -> None:
         """Show what the task does, or what it waits for."""
-        if not self._terminal:
+        self._clear()
+        if not self._terminal or row is None:
             return
-        [row] = rows
         if time.monotonic() - self._asked >= _ASK_S:
             self._doing = doing_now(self._state, row) if row.status is TaskStatus.RUNNING else None
             self._asked = time.monotonic()
         line = clipped(escape(_now(row, self._doing)), formatting.terminal_width() - 1)
-        self._clear()
         self._shown = True  # before it is: Ctrl-C may come in between
         print(self._painted(ScreenLine(line, Tone.NOTE)), end="", flush=True)
 
@@ -210,8 +201,10 @@ def run(args: argparse.Namespace) -> int:
             printer = LinePrinter(reader.read(lookups.lengths, batch, task))
         else:
             printer = ConversationPrinter(reader, state, full=args.full)
-        with printer:
+        try:
             shown = _follow(reader, batch, task, printer, on=args.follow)
+        finally:
+            printer.wait(None)
         if not shown:
             print(escape(_silence(reader.batch(batch))), file=sys.stderr)
     return 0
@@ -232,7 +225,7 @@ def _follow(reader: StoreReader, batch: str, task: str, printer: Printer, *, on:
             took_s = time.monotonic() - begun
             if not on or ended:
                 return bool(seen)
-        printer.wait([reader.task(Ref(batch, task))] if task else [])
+        printer.wait(reader.task(Ref(batch, task)) if task else None)
         time.sleep(max(_POLL_S, _SHARE * took_s))
 
 

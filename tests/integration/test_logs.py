@@ -6,7 +6,7 @@ import asyncio
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,7 @@ class _Looks(logs.Printer):
         """Keep whose it is."""
         self.heard.append(f"{ref} {type(event).__name__}")
 
-    def wait(self, rows: Sequence[TaskRow]) -> None:
+    def wait(self, row: TaskRow | None) -> None:
         """Count what the look asked the store for."""
         self.took.append(len(self._statements))
         self._statements.clear()
