@@ -240,7 +240,7 @@ def _compare(args: argparse.Namespace, priced: Sequence[_Priced], spent: Tally |
         Column(
             "RATIO", lambda p: f"{r:.2f}" if (r := p.ratio(really)) is not None else "", right=True
         ),
-        Column("PRICES", _source),
+        Column("PRICES", lambda p: p.price.source if p.price else ""),
     )
     tables.table(priced, people)
     if spent:
@@ -257,19 +257,13 @@ def _compare(args: argparse.Namespace, priced: Sequence[_Priced], spent: Tally |
             )
     if any(p.averaged for p in priced):
         formatting.say(
-            "* Long inputs cost more there: calls are taken to be as long as their average."
+            "Long inputs cost more with some: calls are taken to be as long as their average."
         )
     if any(p.at_highest for p in priced):
         formatting.say(
-            "† The price depends on the moment, which the ledger does not have: its highest one counts."
+            "Some prices depend on the moment, which the ledger does not have: the highest one counts."
         )
     return 0
-
-
-def _source(priced: _Priced) -> str:
-    if priced.price is None:
-        return ""
-    return f"{priced.price.source}{' *' * priced.averaged}{' †' * priced.at_highest}"
 
 
 def _priced(settings: Config, models: Sequence[str], used: Sequence[Tokens]) -> list[_Priced]:
