@@ -48,6 +48,7 @@ GONE_OPTIONS: Mapping[str, str] = {
         f"worker {option}": _MACHINES
         for option in ("--join", "--tied", "--node", "--gpus", "--label", "--cache", "--cache-gb")
     },
+    "run --here": "`BATCHD_PATHS__OUTBOX=$PWD/outbox batchd run FILE` has results there",
     "run --private": "`BATCHD_PATHS__STATE=$(mktemp -d) batchd run FILE` uses a store of its own",
     "trust --system": "each user who runs batchd there says `batchd trust DIR`; what counts for all "
     "users is /etc/batchd/config.toml",

@@ -6,13 +6,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import hashlib
 import os
-import select
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Literal, NoReturn, TypeAlias
@@ -28,8 +26,6 @@ from batchd.records import Task
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
 
-#: The time between two looks whether the batches have ended, while somebody is asked.
-_LOOK_S = 1.0
 #: How it ends: the batches have, somebody left them, or their daemon ended under them.
 End: TypeAlias = Literal["done", "left", "gone"]
 
@@ -53,7 +49,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--processes", type=int, metavar="N", help="worker processes, where no daemon runs"
     )
     parser.add_argument("--first", type=int, metavar="N", help="a trial: the first N tasks only")
-    parser.add_argument("--here", action="store_true", help="write results to ./outbox")
     parser.add_argument(
         "--json", action="store_true", help="print the summaries as JSON, without progress"
     )
@@ -74,9 +69,6 @@ def run(args: argparse.Namespace) -> int:
     processes.forget(settings.variables())
     if args.processes is not None and args.processes < 1:
         raise UsageError(f"--processes needs a number, 1 or more, not {args.processes}")
-    if args.here:
-        here = dataclasses.replace(settings.paths, outbox=str(Path("outbox").absolute()))
-        settings = dataclasses.replace(settings, paths=here)
     files = [*_given(args, settings)]
     if args.first is not None:
         files = [(p, n, given_files.cut(n, d, args.first, settings)) for p, n, d in files]
@@ -175,9 +167,6 @@ def _follow(
         def left() -> list[str]:
             return [row.batch.name for row in find(reader) if row.published_at is None]
 
-        def over() -> bool:
-            return not left() or not daemon.alive()
-
         watch = progress.ProgressWatch(reader, find)
         while True:
             try:
@@ -192,7 +181,7 @@ def _follow(
                 asks = (
                     sys.stdin.isatty() and sys.stdout.isatty() and not isinstance(stop, Terminated)
                 )
-                answer = _answer(daemon, waiting, over) if asks else "c"
+                answer = _answer(daemon, waiting) if asks else "c"
                 if not _goes_on(daemon, waiting, answer):
                     return "left"
 
@@ -203,16 +192,12 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated(number)
 
 
-def _answer(daemon: RunDaemon, names: Sequence[str], over: Callable[[], bool]) -> str:
-    """Ask what is to become of what is left; return the answer, empty where it is over first."""
-    question = "\nCancel what is left (c), leave it running (l), or wait on (Enter)? "
+def _answer(daemon: RunDaemon, names: Sequence[str]) -> str:
+    """Ask what is to become of what is left, and return the answer."""
     try:
-        print(question, end="", flush=True)
-        while not select.select([sys.stdin], [], [], _LOOK_S)[0]:
-            if over():
-                print()
-                return ""
-        return sys.stdin.readline() or "l"
+        return input("\nCancel what is left (c), leave it running (l), or wait on (Enter)? ")
+    except EOFError:
+        return "l"
     except KeyboardInterrupt as stop:
         if isinstance(stop, Terminated):
             print()

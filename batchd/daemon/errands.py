@@ -115,7 +115,7 @@ class Errands:
         elif batch.outbox != paths.outbox:
             otherwise = (
                 f"its results lie in {batch.outbox}, not in {paths.outbox}: run it as before, with "
-                "or without --here"
+                "that as [paths] outbox"
             )
         if otherwise:
             raise NotPossibleError(

@@ -21,7 +21,7 @@ from patience import PATIENCE_S
 from teletype import Teletype
 from terminal import on_a_terminal
 
-from batchd import control
+from batchd import control, users
 from batchd.cli.display import progress
 from batchd.errors import NoDaemonError
 from batchd.store.queries import StoreReader
@@ -253,13 +253,12 @@ def test_serial_is_the_batchs_own_limit(spool: Any) -> None:
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
 
 
-def test_results_here(spool: Any, tmp_path: Path) -> None:
-    """`--here` has them in ./outbox, whatever the configuration says, and in the same books."""
-    place = tmp_path / "elsewhere"
-    place.mkdir()
-    path = spool.write("games.json", [{"first_prompt": "x"}])
-    assert spool.batchd("run", path, "--here", cwd=place).returncode == 0
-    assert (place / "outbox/games/summary.json").exists()
+def test_results_elsewhere(spool: Any, tmp_path: Path) -> None:
+    """A variable has them in another outbox, whatever the file says, and in the same books."""
+    environment = {**spool.environment, "BATCHD_PATHS__OUTBOX": str(tmp_path / "elsewhere")}
+    command = spool.command("run", spool.write("games.json", [{"first_prompt": "x"}]))
+    assert warm.run(command, env=environment, cwd=spool.folder).returncode == 0
+    assert (tmp_path / "elsewhere/games/summary.json").exists()
     assert "games  completed   1/1" in spool.batchd("status").stdout
 
 
@@ -326,17 +325,6 @@ def test_sigterm_cancels_what_is_left_without_a_question(spool: Any, asked: bool
         assert terminal.ends() == 1
         assert asked == ("wait on (Enter)?" in terminal.text)
     assert results(spool, "half") == ["cancelled"]
-
-
-def test_a_question_ends_with_its_batch(spool: Any) -> None:
-    """Nobody has to answer what is to become of what has ended."""
-    path = spool.write("half.json", [{"first_prompt": "y", "model": "standin/hang"}])
-    with Teletype(spool.command("run", path), env=spool.environment) as terminal:
-        terminal.shows("001 starts")
-        terminal.types("\x03", "wait on (Enter)?")
-        assert spool.batchd("cancel", "half").returncode == 0
-        assert terminal.ends() == 1
-        assert "half was cancelled" in terminal.text
 
 
 def test_who_waits_on_after_ctrl_c_reads_nothing_twice(
@@ -434,7 +422,7 @@ def test_root_writes_nothing_into_the_spool_of_another_user(spool: Any) -> None:
     path = spool.write("games.json", [{"first_prompt": "x"}])
     refused = spool.batchd("run", path)
     assert refused.returncode == 3
-    assert "belongs to user 65534: run this as that user" in refused.stderr
+    assert f"is for the user {users.user(65534)}, who alone may enter" in refused.stderr
     os.chown(state, 0, 0)
     assert spool.batchd("run", path).returncode == 3
     assert list(elsewhere.iterdir()) == []
@@ -562,9 +550,10 @@ def test_a_run_goes_on_only_as_it_was_begun(spool: Any, tmp_path: Path) -> None:
     with begun(spool, path, text="001 completed") as process:
         process.kill()
     spool.eventually(lambda: no_daemon(spool))
-    (place := tmp_path / "elsewhere").mkdir()
-    for option in ("--serial", "--here"):
-        refused = spool.batchd("run", path, option, cwd=place)
+    elsewhere = {"BATCHD_PATHS__OUTBOX": str(tmp_path / "elsewhere")}
+    for options, more in ((["--serial"], {}), ([], elsewhere)):
+        command = spool.command("run", path, *options)
+        refused = warm.run(command, env={**spool.environment, **more}, cwd=spool.folder)
         assert refused.returncode == 3, refused.stderr
         assert "half is half-finished" in refused.stderr
         assert "batchd cancel half" in refused.stderr

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from batchd import config, control
+from batchd import config, control, users
 from batchd.errors import (
     NoAnswerError,
     NoDaemonError,
@@ -56,18 +56,9 @@ class RunDaemon:
         self._shown = 0
         self._connection: control.Connection | None = None
         self._standing: control.DaemonStatus | None = None
-        try:
-            owner = self._state.stat().st_uid
-        except FileNotFoundError:
-            return
-        except PermissionError:  # a folder above it is closed, or it is
-            owner = -1
-        if owner != os.geteuid():
-            user = "another user" if owner < 0 else f"user {owner}"
-            raise NotPossibleError(
-                f"the spool of {self._state} belongs to {user}: run this as that user, or drop the "
-                "file there with `batchd submit --wait FILE`"
-            )
+        state = self._state
+        if users.barred(state) or (state.exists() and state.stat().st_uid != os.geteuid()):
+            raise users.forbidden("`batchd run` here", state)
 
     def __enter__(self) -> Self:
         return self
@@ -206,7 +197,7 @@ class RunDaemon:
         which asks what is to become of the other one.
         """
         settings = self._settings
-        changed = {"BATCHD_PATHS__OUTBOX": settings.paths.outbox}
+        changed = {}
         if self._processes is not None:
             changed["BATCHD_POOL__PROCESSES"] = str(self._processes)
         if settings.log.format == "auto" and sys.stderr.isatty():
@@ -254,8 +245,7 @@ class RunDaemon:
         if standing.outbox not in {"", settings.paths.outbox}:
             raise UsageError(
                 f"{theirs}, and its results lie in {standing.outbox}, not in "
-                f"{settings.paths.outbox}: name its configuration, leave --here out, or wait until "
-                "it ends"
+                f"{settings.paths.outbox}: name its configuration, or wait until it ends"
             )
         if standing.conditions not in {"", settings.conditions()}:
             raise UsageError(

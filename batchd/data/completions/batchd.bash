@@ -9,7 +9,7 @@ _shtab_batchd_subparsers=(init serve run submit wait status top logs search cost
 
 _shtab_batchd_init_option_strings=(-h --help --config --model --base-url --key-env --key-file --no-key --agents --systemd --user --every --remove --yes)
 _shtab_batchd_serve_option_strings=(-h --help --config --drop-packs)
-_shtab_batchd_run_option_strings=(-h --help --config --prompt --model --check --dir --repo --budget --each --serial --processes --first --here --json)
+_shtab_batchd_run_option_strings=(-h --help --config --prompt --model --check --dir --repo --budget --each --serial --processes --first --json)
 _shtab_batchd_submit_option_strings=(-h --help --config --prompt --model --check --dir --repo --budget --each --first --name --wait --json)
 _shtab_batchd_wait_option_strings=(-h --help --config --json)
 _shtab_batchd_status_option_strings=(-h --help --config --failed -n --last --json)
@@ -127,7 +127,6 @@ _shtab_batchd_run_pos_0_nargs='*'
 _shtab_batchd_run__h_nargs=0
 _shtab_batchd_run___help_nargs=0
 _shtab_batchd_run___serial_nargs=0
-_shtab_batchd_run___here_nargs=0
 _shtab_batchd_run___json_nargs=0
 _shtab_batchd_submit__h_nargs=0
 _shtab_batchd_submit___help_nargs=0

@@ -92,7 +92,6 @@ complete -c batchd -n '_shtab_batchd_using run' -l each -x -d 'one task for each
 complete -c batchd -n '_shtab_batchd_using run' -l serial -d 'one task at a time; where a daemon runs, one of each file'
 complete -c batchd -n '_shtab_batchd_using run' -l processes -x -d 'worker processes, where no daemon runs'
 complete -c batchd -n '_shtab_batchd_using run' -l first -x -d 'a trial: the first N tasks only'
-complete -c batchd -n '_shtab_batchd_using run' -l here -d 'write results to ./outbox'
 complete -c batchd -n '_shtab_batchd_using run' -l json -d 'print the summaries as JSON, without progress'
 complete -c batchd -n '_shtab_batchd_using run; and test $_shtab_batchd_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d 'task files; -: standard input, as JSON, JSONL or a prompt'
 complete -c batchd -n '_shtab_batchd_using; and test $_shtab_batchd_npos -eq 0' -a submit -d 'Check a task file and drop it into the inbox.'
