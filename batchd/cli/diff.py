@@ -20,9 +20,8 @@ from batchd.records import Ref
 from batchd.spool import outbox
 from batchd.store.queries import StoreReader
 
-_GREEN, _RED, _BOLD, _CYAN, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[36m", "\x1b[0m"
-#: By how a line begins; the first that fits counts.
-_COLOURS = {"+++ ": _BOLD, "--- ": _BOLD, "diff --git ": _BOLD, "@@": _CYAN, "+": _GREEN, "-": _RED}
+#: Bold, cyan, green and red, by how a line begins; the first that fits counts.
+_COLOURS = {"+++ ": "1", "--- ": "1", "diff --git ": "1", "@@": "36", "+": "32", "-": "31"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,11 +75,10 @@ def _show(data: bytes) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
-    wanted = formatting.colours_wanted()
     for line in data.decode("utf-8", "replace").split("\n"):
         text = escape(line.expandtabs(8)) if "\t" in line else escape(line)
         colour = next((c for start, c in _COLOURS.items() if line.startswith(start)), "")
-        sys.stdout.write(f"{colour}{text}{_PLAIN}\n" if colour and wanted else f"{text}\n")
+        print(formatting.painted(text, colour))
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,10 +103,8 @@ class _Budgets:
         if 0 < len(limited) < len(self._tasks):
             task += f" for {len(limited):,} of {len(self._tasks):,}"
         batches = [limit(usd) if usd else "none" for usd in self._batches.values()]
-        batch = batches[0] if len(batches) == 1 or not any(self._batches.values()) else ""
-        batch = batch or listed(
-            [f"{usd} for {name}" for usd, name in zip(batches, self._batches, strict=True)]
-        )
+        of_each = [f"{usd} for {name}" for usd, name in zip(batches, self._batches, strict=True)]
+        batch = listed(of_each) if any(self._batches.values()) else "none"
         day = f"{limit(self.day_usd)}, {limit(self.left_usd)} of it left today (UTC)"
         return escape(
             f"Limits on money  task: {task or 'none'}; batch: {batch}; "

@@ -106,7 +106,6 @@ class ConversationPrinter(Printer):
         self._full = full
         self._prompt: str | None = None
         self._terminal = sys.stdout.isatty()
-        self._colours = self._terminal and formatting.colours_wanted()
         self._ascii = conversation_lines.ascii_only(sys.stdout.encoding)
         #: What the last line says, and when the daemon was asked for it.
         self._doing: RunningTask | None = None
@@ -146,11 +145,8 @@ class ConversationPrinter(Printer):
         text, tail = line.text, line.tail
         if self._ascii:
             text, tail = conversation_lines.plain(text), conversation_lines.plain(tail)
-        if not self._colours:
-            return f"{text}{tail}".rstrip()
-        code = _CODES.get(line.tone)
-        text = f"\x1b[{code}m{text}\x1b[0m" if code and text else text
-        return f"{text}\x1b[2m{tail}\x1b[0m" if tail else text
+        text = formatting.painted(text, _CODES.get(line.tone))
+        return f"{text}{formatting.painted(tail, '2')}".rstrip()
 
 
 def _now(row: TaskRow, doing: RunningTask | None) -> str:

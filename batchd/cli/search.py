@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 import msgspec
 
@@ -85,6 +84,4 @@ def _line(hit: Hit) -> str:
     ahead = spare - min(width_of(after), spare // 2)
     before = clipped(before[::-1], ahead)[::-1] if ahead else ""
     after = clipped(after, spare - width_of(before)) if spare > width_of(before) else ""
-    if sys.stdout.isatty() and formatting.colours_wanted():
-        found = f"\x1b[1m{found}\x1b[0m"
-    return f"{head}{before}{found}{after}"
+    return f"{head}{before}{formatting.painted(found, '1')}{after}"

@@ -14,10 +14,8 @@ from pathlib import Path
 from batchd import config, log, processes, words
 from batchd.cli.display import formatting
 from batchd.cli.runs.run_daemon import LOCKED
-from batchd.console import columns_of, hanging
 from batchd.control import CheckLine
 from batchd.errors import BatchdError, SpoolLockedError
-from batchd.log import escape
 from batchd.pool import fork_server
 
 
@@ -96,9 +94,8 @@ def _serve(settings: config.Config, *, drop_packs: bool) -> None:
         finishers=[ReportMaker()],
     )
     if sys.stderr.isatty():
-        width = columns_of(sys.stderr.fileno())
-        for line in map(escape, _greeting(settings)):
-            print(*hanging(line, width), sep="\n", file=sys.stderr)
+        for line in _greeting(settings):
+            formatting.complain(line)
     run_daemon(daemon.run())
 
 

@@ -96,12 +96,15 @@ def colours_wanted() -> bool:
     return not os.environ.get("NO_COLOR")
 
 
+def painted(text: str, code: str | None) -> str:
+    """Return ``text`` as an escape sequence has it look on a terminal; in a pipe as it is."""
+    wanted = code and text and sys.stdout.isatty() and colours_wanted()
+    return f"\x1b[{code}m{text}\x1b[0m" if wanted else text
+
+
 def coloured(text: str, status: str) -> str:
     """Return ``text`` in the colour of a status, or of a word for it, on a terminal."""
-    code = _COLOURS.get(status)
-    return (
-        f"\x1b[{code}m{text}\x1b[0m" if code and sys.stdout.isatty() and colours_wanted() else text
-    )
+    return painted(text, _COLOURS.get(status))
 
 
 def settings(file: Path | None) -> config.Config:
