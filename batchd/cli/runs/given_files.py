@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 from pathlib import Path
@@ -11,15 +10,12 @@ from typing import Any
 from batchd import config, pricing
 from batchd.cli.display import formatting
 from batchd.cli.runs import prompts
-from batchd.errors import TaskFileError, UsageError
+from batchd.errors import TaskFileError, UsageError, near
 from batchd.log import escape
 from batchd.pricing import Prices
 from batchd.records import Task
 from batchd.spool import decoding, taskfile
 from batchd.words import listed
-
-#: What is longer is no model's name, and takes long to compare.
-_MAX_NAME_CHARS = 300
 
 
 def named(file: str, settings: config.Config) -> tuple[str, bytes]:
@@ -145,10 +141,7 @@ def _doubt(model: str, settings: config.Config) -> str:
         return ""
     prefix = f"{provider}/"
     used = [each.removeprefix(prefix) for each in named if each.startswith(prefix)]
-    near = difflib.get_close_matches(
-        own[:_MAX_NAME_CHARS], [*used, *pricing.names(provider, base_url)]
-    )
-    if not near:
-        return ""
-    meant = listed([f"{provider}/{each}" for each in near])
-    return f"batchd: the model {model} is not known; do you mean {meant}? batchd uses the name as it is."
+    names = [*used, *pricing.names(provider, base_url)]
+    meant = near(own, names, before=f"{provider}/")
+    said = f"batchd: the model {model} is not known; {meant} batchd uses the name as it is."
+    return said if meant else ""
