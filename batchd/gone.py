@@ -44,10 +44,12 @@ GONE_COMMANDS: Mapping[str, str] = {"invite": _MACHINES}
 #: Options, as ``COMMAND --OPTION``.
 GONE_OPTIONS: Mapping[str, str] = {
     "check --live": f"`batchd check` tries keys for nothing, and {_TRIED}",
+    "cost --batch": "name the batch alone: `batchd cost BATCH`",
     **{
         f"worker {option}": _MACHINES
         for option in ("--join", "--tied", "--node", "--gpus", "--label", "--cache", "--cache-gb")
     },
+    "restore --as-is": "remove the file `home` of a state directory that was moved: it goes on",
     "run --here": "`BATCHD_PATHS__OUTBOX=$PWD/outbox batchd run FILE` has results there",
     "run --private": "`BATCHD_PATHS__STATE=$(mktemp -d) batchd run FILE` uses a store of its own",
     "trust --system": "each user who runs batchd there says `batchd trust DIR`; what counts for all "

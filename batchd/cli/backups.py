@@ -45,11 +45,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="begin a new store, if the old one and all backups are lost",
     )
-    parser.add_argument(
-        "--as-is",
-        action="store_true",
-        help="for a state directory that was moved: keep the store as it is, and compare nothing",
-    )
     parser.add_argument("--yes", action="store_true", help="do it (default: only show it)")
     parser.add_argument(
         "--moved",
@@ -97,8 +92,8 @@ def _restore(args: argparse.Namespace) -> int:
     settings = formatting.settings(args.config)
     state = Path(settings.paths.state)
     path = formatting.store_path(state)
-    if bool(args.backup) + args.new + args.as_is > 1:
-        raise UsageError("give only one of BACKUP, --new and --as-is")
+    if args.backup and args.new:
+        raise UsageError("give only one of BACKUP and --new")
     source = args.backup or path
     safety.refuse_seen(settings)
     try:
@@ -108,13 +103,6 @@ def _restore(args: argparse.Namespace) -> int:
     try:
         if home.lived_in(state):
             raise NotPossibleError(home.away_from_home(state))
-        if args.as_is:
-            if args.yes:
-                home.settle_home(state)
-            becomes = "is" if args.yes else "would become"
-            said = f"{state} {becomes} the home of this state directory."
-            _print(args, {"home": str(state.resolve())}, [said])
-            return 0
         draft = backups.fresh(path) if args.new else backups.draft(source, path)
         try:
             plan = asyncio.run(_work(draft, settings, do=args.yes, moved=args.moved))

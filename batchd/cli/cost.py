@@ -100,7 +100,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             metavar=name.upper(),
             help=f"only this {name}{f', {what}' if what else ''}; repeat it for more",
         )
-    parser.add_argument("--batch", dest="of_batch", metavar="BATCH", help="the same as BATCH")
     parser.add_argument(
         "--compare",
         nargs="*",
@@ -179,12 +178,10 @@ def _split(args: argparse.Namespace, reader: StoreReader, asked: dict[str, Any])
 
 def _asked(args: argparse.Namespace) -> dict[str, Any]:
     """Return what of the ledger is asked for."""
-    if args.batch and args.of_batch not in {None, args.batch}:
-        raise UsageError(f"two batches: {escape(args.batch)} and {escape(args.of_batch)}; name one")
     if args.since and args.until and args.since > args.until:
         raise UsageError(f"--since {args.since} is after --until {args.until}")
     return {
-        "batch": args.batch or args.of_batch,
+        "batch": args.batch,
         "since": args.since,
         "until": args.until,
         "models": args.model,

@@ -74,8 +74,8 @@ def away_from_home(state: Path) -> str:
         )
     return (
         f"{state} is a copy, or was moved: its home was {noted.path}. If it was moved, and the former is not used any "
-        "more, `batchd restore --as-is --yes` goes on where it was; if it comes from a backup, `batchd restore --yes` "
-        "compares it with the outbox first"
+        f"more, remove {state / _HOME_FILE}, and it goes on where it was; if it comes from a backup, "
+        "`batchd restore --yes` compares it with the outbox first"
     )
 
 

@@ -139,8 +139,7 @@ def test_every_split_and_filter(spent: Any) -> None:
         (["--since", "2026-11-25"], 1),
         (["--provider", "q", "--provider", "p"], 4),
         (["--model", "p/m", "--model", "dark"], 3),
-        (["--batch", "second"], 1),
-        (["second", "--batch", "second"], 1),
+        (["second"], 1),
         (["--model", "p/judge"], 0),
     ):
         assert sum(r["calls"] for r in costs(spent, *filters)) == calls, filters
@@ -239,12 +238,11 @@ def test_sums_over_many_calls_are_priced_by_their_average(spent: Any) -> None:
         (["--by", ""], "not one of day, batch"),
         (["--since", "24.11.2026"], "is not a day"),
         (["--since", "2026-11-25", "--until", "2026-11-24"], "is after --until"),
-        (["first", "--batch", "second"], "two batches"),
         (["--by", "day", "--compare"], "leave --by out"),
         (["--tokens", ""], "--tokens needs two counts"),
         (["--tokens", f"{10**400},0"], "--tokens needs two counts"),
         (["--json", "--csv"], "not allowed with"),
-        (["--batch", "frist"], "no batch frist"),
+        (["frist"], "no batch frist"),
     ],
 )
 def test_wrong_questions_are_refused(spent: Any, arguments: list[str], complaint: str) -> None:

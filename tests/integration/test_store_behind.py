@@ -234,7 +234,7 @@ def test_a_copied_state_directory_is_refused(spool: Any) -> None:
     shutil.copytree(state, other, ignore=_SOCKETS)
     config = spool.folder / "config.toml"
     config.write_text('[paths]\nstate = "other"\n' + config.read_text())
-    for command in (("serve",), ("restore", "--yes"), ("restore", "--as-is", "--yes")):
+    for command in (("serve",), ("restore", "--yes")):
         refused = spool.batchd(*command)
         assert refused.returncode == 3
         assert f"is a copy of {state}, which is still there" in refused.stderr
@@ -242,8 +242,9 @@ def test_a_copied_state_directory_is_refused(spool: Any) -> None:
     shutil.rmtree(state)
     refused = spool.batchd("serve")
     assert refused.returncode == 3
-    assert "`batchd restore --as-is --yes` goes on where it was" in refused.stderr
-    for command in (("restore", "--as-is", "--yes"), ("status",), ("restore", "--yes")):
+    assert f"remove {other / 'home'}, and it goes on where it was" in refused.stderr
+    (other / "home").unlink()
+    for command in (("status",), ("restore", "--yes")):
         done = spool.batchd(*command)
         assert done.returncode == 0, done.stderr
         assert "would not start" not in done.stderr

@@ -51,7 +51,7 @@ function _shtab_batchd_using
 end
 
 set -g _shtab_batchd_commands init serve run submit wait status top logs search cost web report diff apply estimate check config trust notify schema completion cancel retry pause resume priority nice prune tune worker backup restore demo
-set -g _shtab_batchd_opts_with_value --agents --base-url --batch --branch --budget --by --check --compare --config --dir --each --every --first --interval --into --key-env --key-file --last --listen --message --model --name --older-than --output --processes --prompt --provider --repo --sha256 --since --speed --tag --test --tokens --until -C -i -m -n -o
+set -g _shtab_batchd_opts_with_value --agents --base-url --branch --budget --by --check --compare --config --dir --each --every --first --interval --into --key-env --key-file --last --listen --message --model --name --older-than --output --processes --prompt --provider --repo --sha256 --since --speed --tag --test --tokens --until -C -i -m -n -o
 
 complete -c batchd -e
 complete -c batchd -f
@@ -150,7 +150,6 @@ complete -c batchd -n '_shtab_batchd_using cost' -l until -x -d 'up to and inclu
 complete -c batchd -n '_shtab_batchd_using cost' -l model -x -d 'only this model, with or without its provider; repeat it for more'
 complete -c batchd -n '_shtab_batchd_using cost' -l provider -x -d 'only this provider; repeat it for more'
 complete -c batchd -n '_shtab_batchd_using cost' -l tag -x -d 'only this tag; repeat it for more'
-complete -c batchd -n '_shtab_batchd_using cost' -l batch -xka "(batchd completion names (commandline -ct) 2>/dev/null)" -d 'the same as BATCH'
 complete -c batchd -n '_shtab_batchd_using cost' -l compare -x -d 'what the same tokens cost with these models (default: [cost] compare)'
 complete -c batchd -n '_shtab_batchd_using cost' -l tokens -x -d 'price these counts instead of recorded calls'
 complete -c batchd -n '_shtab_batchd_using cost' -l json -d 'print JSON, for programs'
@@ -281,7 +280,6 @@ complete -c batchd -n '_shtab_batchd_using; and test $_shtab_batchd_npos -eq 0' 
 complete -c batchd -n '_shtab_batchd_using restore' -s h -l help -d 'show this help message and exit'
 complete -c batchd -n '_shtab_batchd_using restore' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'the configuration (default: BATCHD_CONFIG, ./config.toml if it is trusted, ~/.config/batchd/, /etc/batchd/)'
 complete -c batchd -n '_shtab_batchd_using restore' -l new -d 'begin a new store, if the old one and all backups are lost'
-complete -c batchd -n '_shtab_batchd_using restore' -l as-is -d 'for a state directory that was moved: keep the store as it is, and compare nothing'
 complete -c batchd -n '_shtab_batchd_using restore' -l yes -d 'do it (default: only show it)'
 complete -c batchd -n '_shtab_batchd_using restore' -l moved -d 'the backup belongs to this spool, though some of its batches went to another outbox'
 complete -c batchd -n '_shtab_batchd_using restore' -l json -d 'print JSON, for other programs'
