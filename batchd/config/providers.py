@@ -6,10 +6,10 @@ preset's own address.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from annotated_types import Ge, Le, MinLen
@@ -39,7 +39,6 @@ _MAX_FALLBACK_S = 10**9
 #: No provider has a longer one; it stands in every line about a call, and in the ledger.
 _MAX_MODEL_CHARS = 512
 _WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_Read = TypeVar("_Read")
 #: The dialects that presets speak at their own addresses; the others speak chat completions.
 APIS: Mapping[str, Api] = {"openai": "responses", "anthropic": "messages"}
 #: A ``[providers.NAME]`` table overrides it key by key.
@@ -138,49 +137,6 @@ class PricesSection(Section):
     output_usd_per_mtok: Amount | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HoursSection(Section):
-    """``[models."provider/model".hours]``: when it costs something else, and what."""
-
-    days: str = "mon-sun"
-    """The days of the week, in UTC, on which these hours begin: ``mon-fri``, ``sat,sun``."""
-    utc: Annotated[tuple[str, ...], MinLen(1)]
-    """From and until, on such a day: ``06:00-10:00``; ``22:00-02:00`` ends on the next day."""
-    peak: PricesSection
-    """The prices at these hours; what is not given is as in the model's own table."""
-    except_: tuple[str, ...] = ()
-    """Dates, in UTC, on which they do not begin: ``2026-10-01``."""
-
-    def contradictions(self) -> Iterator[tuple[Place, Problem]]:
-        """Yield what cannot be read of it."""
-        try:
-            self.at(())
-        except ValueError as why:
-            yield (), Problem("", str(why))
-
-    def at(self, rates: tuple[Rate, ...]) -> Hours:
-        """Return them with these rates.
-
-        Raises ``ValueError``: what is wrong, and how it is written.
-        """
-        return Hours(
-            rates=rates,
-            days=_read(_days, (self.days,), 'days, as in "mon-fri" or "sat,sun"')[0],
-            utc=_read(_span, self.utc, 'hours in UTC, as in "06:00-10:00" or "22:00-02:00"'),
-            excepted=_read(_day, self.except_, 'a date, as in "2026-10-01"'),
-        )
-
-
-def _read(read: Callable[[str], _Read], texts: Iterable[str], what: str) -> tuple[_Read, ...]:
-    found = []
-    for text in texts:
-        try:
-            found.append(read(text))
-        except ValueError:
-            raise ValueError(f"{text!r:.60} must be {what}") from None
-    return tuple(found)
-
-
 def _days(text: str) -> tuple[int, ...]:
     spans = [part.strip().partition("-") for part in text.lower().split(",")]
     ends = [(_WEEK.index(first), _WEEK.index(last or first)) for first, _, last in spans]
@@ -197,6 +153,45 @@ def _span(text: str) -> tuple[int, int]:
 
 def _day(text: str) -> int:
     return (date.fromisoformat(text) - date(1970, 1, 1)).days
+
+
+def _holds(read: Callable[[str], object], what: str) -> Holds:
+    """Return that a text must be such that a function reads it."""
+
+    def readable(text: str) -> bool:
+        try:
+            read(text)
+        except ValueError:
+            return False
+        return True
+
+    return Holds(readable, f"{{!r}} must be {what}")
+
+
+_Days: TypeAlias = Annotated[Name, _holds(_days, 'days, as in "mon-fri" or "sat,sun"')]
+_Hours: TypeAlias = Annotated[
+    Name, _holds(_span, 'hours in UTC, as in "06:00-10:00" or "22:00-02:00"')
+]
+_Date: TypeAlias = Annotated[Name, _holds(_day, 'a date, as in "2026-10-01"')]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoursSection(Section):
+    """``[models."provider/model".hours]``: when it costs something else, and what."""
+
+    days: _Days = "mon-sun"
+    """The days of the week, in UTC, on which these hours begin: ``mon-fri``, ``sat,sun``."""
+    utc: Annotated[tuple[_Hours, ...], MinLen(1)]
+    """From and until, on such a day: ``06:00-10:00``; ``22:00-02:00`` ends on the next day."""
+    peak: PricesSection
+    """The prices at these hours; what is not given is as in the model's own table."""
+    except_: tuple[_Date, ...] = ()
+    """Dates, in UTC, on which they do not begin: ``2026-10-01``."""
+
+    def at(self, rates: tuple[Rate, ...]) -> Hours:
+        """Return them with these rates."""
+        utc, excepted = tuple(map(_span, self.utc)), tuple(map(_day, self.except_))
+        return Hours(rates=rates, days=_days(self.days), utc=utc, excepted=excepted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

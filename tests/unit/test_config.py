@@ -145,16 +145,15 @@ def test_hours_are_what_a_person_means_or_refused(written: Path) -> None:
     assert new.models["openai/x"].hours == replace(hours, utc=("22:00-02:00",))
     span = 'must be hours in UTC, as in "06:00-10:00" or "22:00-02:00"'
     for line, where, said in (
-        ('days = "mon-fry"', "", '\'mon-fry\' must be days, as in "mon-fri" or "sat,sun"'),
-        ('except = ["1.10."]', "", "'1.10.' must be a date, as in \"2026-10-01\""),
+        ('days = "mon-fry"', " days", '\'mon-fry\' must be days, as in "mon-fri" or "sat,sun"'),
+        ('except = ["1.10."]', " except[0]", "'1.10.' must be a date, as in \"2026-10-01\""),
         ('execpt = ["2026-10-01"]', " execpt", "there is no such key (do you mean except?)"),
     ):
         written.write_text(table + line)
-        place = f'[models."openai/x"{".hours]" if where else "] hours"}{where}'
-        assert _problems(written, {}) == {place: said}
-    for text in ("25:00-26:00", "04:00-04:00", "01:60-02:00", "01:00", "1-2", "24:00-01:00", ""):
+        assert _problems(written, {}) == {f'[models."openai/x".hours]{where}': said}
+    for text in ("25:00-26:00", "04:00-04:00", "01:60-02:00", "01:00", "1-2", "24:00-01:00"):
         written.write_text(table.replace("01:00-04:00", text))
-        assert _problems(written, {}) == {'[models."openai/x"] hours': f"{text!r} {span}"}
+        assert _problems(written, {}) == {'[models."openai/x".hours] utc[0]': f"{text!r} {span}"}
     written.write_text('[models."openai/x".hours]\nutc = []\n')
     assert _problems(written, {}) == {
         '[models."openai/x".hours] utc': "it must have at least 1 item after validation, not 0 (it is a list)",
