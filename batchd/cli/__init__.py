@@ -156,7 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except PermissionError as error:
-        _complain(refusals.closed(_command(given), error, given))
+        name = next((word for word in given if word in COMMANDS), "batchd")
+        _complain(refusals.closed(name, error, given))
         return 3
     except OSError as error:
         # A folder that may not be read, a disk that is full: of the user's world, not a bug.
@@ -178,11 +179,6 @@ def about(command: str) -> tuple[str, Sequence[str]]:
     from batchd.control.orders import ORDERS  # most commands give none
 
     return ORDERS[command].line(), ORDERS[command].examples
-
-
-def _command(given: Sequence[str]) -> str:
-    """Return the command among its arguments."""
-    return next((word for word in given if word in COMMANDS), "batchd")
 
 
 def _complain(message: str) -> None:

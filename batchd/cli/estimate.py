@@ -158,11 +158,6 @@ def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
             "In brackets is what eight in ten lie within, if this batch goes as those on record: "
             "batches differ, and few may be."
         )
-    if whole and total.with_history < total.tasks:
-        yield (
-            f"Calls, tokens and cost are of {counted(total.with_history, 'task')} alone: "
-            "no task of the others' models is on record."
-        )
     yield from ("", budgets.line(), "")
     for record in found.history:
         known = f"{counted(record.tasks, 'task')} of {counted(record.batches, 'batch')}"
@@ -172,8 +167,8 @@ def _lines(found: Estimate, budgets: _Budgets) -> Iterator[str]:
         )
     if missing := total.tasks - total.with_history:
         yield (
-            f"No task with the model of {counted(missing, 'task')} has run here, so only first requests "
-            "and limits are known. For a better estimate: batchd submit --first N FILE"
+            f"No task with the model of {counted(missing, 'task')} has run here, so only their first requests "
+            "and limits are in this. For a better estimate: batchd submit --first N FILE"
         )
     yield from _warnings(found, budgets)
 

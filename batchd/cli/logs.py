@@ -23,7 +23,7 @@ from batchd.records import Ref, TaskStatus
 from batchd.store import lookups
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
-from batchd.words import duration, moment
+from batchd.words import duration
 
 #: The escape sequence of each tone.
 _CODES: Mapping[Tone, str] = {
@@ -236,15 +236,11 @@ def _ended(reader: StoreReader, batch: str, task: str) -> bool:
 
 def _silence(row: BatchRow) -> str:
     """Return why there is nothing to print."""
-    name = row.batch.name
-    if row.problems:
-        return f"{name} was rejected when it came: `batchd status {name}` says why"
+    name, folder = row.batch.name, row.batch.folder
     if row.pruned:
-        return (
-            f"{name}: its journal was pruned, by `batchd prune` or [store] retention_days, some time after it "
-            f"finished ({moment(row.finished_at)}); transcripts that are still there lie in {row.batch.folder}"
-        )
-    return f"{name}: nothing of it has started"
+        return f"{name}: its journal was pruned; transcripts that are still there lie in {folder}"
+    why = "was rejected when it came" if row.problems else "has not started"
+    return f"{name} {why}: see `batchd status {name}`"
 
 
 def _fresh(

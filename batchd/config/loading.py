@@ -245,18 +245,14 @@ def _searched(environ: Mapping[str, str], here: Path) -> trust.ConfigFile | None
         raise ConfigError((Problem(place, f"it cannot be looked at: {error.strerror}"),)) from None
 
 
-def _dotted(keys: str) -> str:
-    """Return a table's name as TOML has it, from the keys as Python shows them."""
-    return ".".join(re.findall(r"'([^']*)'", keys))
-
-
 def _read(found: trust.ConfigFile) -> dict[str, Any]:
     try:
         return tomli.loads(found.content().decode("utf-8-sig"))
     except tomli.TOMLDecodeError as error:
-        said = _TWICE.sub(
-            lambda table: f"the table [{_dotted(table[1])}] is given twice", error.msg
-        )
+        said = error.msg
+        if twice := _TWICE.match(said):  # the keys as Python shows them
+            keys = ".".join(re.findall(r"'([^']*)'", twice[1]))
+            said = f"the table [{keys}] is given twice"
         if said == "Invalid value":
             rest = error.doc[error.pos :].partition("\n")[0].strip()
             said = f"TOML has no value {rest[:20]!r}" if rest else "a value is missing here"

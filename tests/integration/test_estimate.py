@@ -217,7 +217,7 @@ def test_what_is_unknown_is_said(counted: Any) -> None:
     assert known["models"][1]["in_all"] is None
     shown = counted.batchd("estimate", new).stdout
     assert "cost            unknown" in shown
-    assert "no task of the others' models is on record" in " ".join(shown.split())
+    assert "No task with the model of 1 task has run here" in " ".join(shown.split())
 
 
 def test_every_budget_is_shown(counted: Any) -> None:
