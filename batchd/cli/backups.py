@@ -85,8 +85,7 @@ def _restore(args: argparse.Namespace) -> int:
     import asyncio  # a copy needs nothing of all this, and `--help` need not load the daemon
 
     from batchd.daemon import lock, reconcile
-    from batchd.spool import claims, home, safety
-    from batchd.spool.outbox import OwnOutboxes, StrangeOutboxError
+    from batchd.spool import home, safety
     from batchd.store import backups
 
     settings = formatting.settings(args.config)
@@ -117,41 +116,35 @@ def _restore(args: argparse.Namespace) -> int:
             backups.discard(draft)
     finally:
         lock.release(held)
-    found = {
-        "imported": [
+    if args.json:
+        imported = [
             {"task": str(end.ref), "status": end.result.status, "cost_usd": end.result.cost.total}
             for end in plan.found
-        ],
-        "parked": [str(ref) for ref in plan.uncertain],
-        "published": plan.published,
-        "unknown": [str(request) for request in plan.unknown],
-        "others": plan.others,
-        "claimed": [{"name": claim.name, "path": str(claim.path)} for claim in plan.claims],
-    }
-    fields = {"source": str(source), "former": str(former) if former else None, **found}
+        ]
+        fields = {
+            "done": args.yes,
+            "source": str(source),
+            "former": str(former) if former else None,
+            "imported": imported,
+            "parked": [str(ref) for ref in plan.uncertain],
+            "published": plan.published,
+            "unknown": [str(request) for request in plan.unknown],
+            "others": plan.others,
+            "claimed": [{"name": claim.name, "path": str(claim.path)} for claim in plan.claims],
+        }
+        formatting.print_json(fields)
+        return 0
     what = "A new one, which holds nothing," if args.new else str(source)
-    lines = [f"{what} {'is' if args.yes else 'would become'} the store."]
+    lines = [f"{what} {'is' if args.yes else 'would become'} the store.", *_listed(plan)]
     if plan.others and not (args.yes or args.moved):
         lines[:0] = [_strange(plan, settings), ""]
-    lines += _listed(plan)
     if former:
         lines.append(f"The former store is {former}.")
-    try:
-        OwnOutboxes(state, claims.noted(state)).look(settings.paths.outbox)
-    except StrangeOutboxError as error:
-        lines += [f"Results will wait: {error.filename}: {error.strerror}; {error.fix}"]
-    _print(args, fields, lines)
-    return 0
-
-
-def _print(args: argparse.Namespace, fields: dict[str, object], lines: list[str]) -> None:
-    if args.json:
-        formatting.print_json({"done": args.yes, **fields})
-        return
-    print(*map(escape, lines), sep="\n")
     if not args.yes:
-        yes = "--moved --yes" if fields.get("others") else "--yes"
-        print(f"Nothing was changed. `{yes}` does it.")
+        yes = "--moved --yes" if plan.others else "--yes"
+        lines.append(f"Nothing was changed. `{yes}` does it.")
+    print(*map(escape, lines), sep="\n")
+    return 0
 
 
 async def _work(draft: Path, settings: config.Config, *, do: bool, moved: bool) -> ReconcilePlan:

@@ -206,7 +206,7 @@ def test_a_restore_needs_the_spool_for_itself(spool: Any) -> None:
         assert done.returncode == 0, done.stderr
     mark = spool.folder / "outbox/.batchd"
     mark.write_text("1234 5678")  # of another machine's state directory
-    assert f"Results will wait: {spool.folder}/outbox: " in spool.batchd("restore").stdout
+    assert f"{spool.folder}/outbox: " in spool.batchd("check", "--offline").stdout
     os.truncate(mark, 0)  # the fix
     with spool.serving():
 
