@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType, to_builtins
 from batchd import config, formats, silent_paths, users, words
 from batchd.cli import orders
 from batchd.cli.display import formatting, status_text, summary_text
-from batchd.cli.support.member_reader import MemberReader, fresh
+from batchd.cli.member_reader import MemberReader, fresh
 from batchd.config import trust
 from batchd.control import DaemonStatus, OpenTrouble
 from batchd.errors import BatchdError, UnknownNameError, UsageError

@@ -15,8 +15,8 @@ from typing import Any
 from batchd import config, control, silent_paths, users, words
 from batchd.cli.display import formatting, progress, summary_text
 from batchd.cli.display.progress import ProgressSource
+from batchd.cli.member_reader import MemberReader
 from batchd.cli.runs import given_files, prompts
-from batchd.cli.support.member_reader import MemberReader
 from batchd.errors import BatchdError, NoDaemonError, NotPossibleError, UsageError
 from batchd.log import escape
 from batchd.observe import standstill

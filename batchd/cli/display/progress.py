@@ -23,7 +23,7 @@ from batchd.views import last, view
 from batchd.words import counted, duration, money, parked_lines
 
 if TYPE_CHECKING:
-    from batchd.cli.support.member_reader import MemberReader
+    from batchd.cli.member_reader import MemberReader
     from batchd.store.queries import StoreReader
 
 

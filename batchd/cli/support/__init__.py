@@ -1,1 +1,0 @@
-"""What several commands rest on: orders to the daemon, checks, and what a user may not do."""
