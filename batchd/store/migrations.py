@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
 from batchd.events import decode
-from batchd.records import TaskStatus
+from batchd.records import Tally, TaskStatus
 from batchd.store.stored_values import labels_of, unpack, unpack_task
 from batchd.store.task_transaction import Ledger, TaskLine, fold
 
@@ -41,7 +42,7 @@ def tags(db: sqlite3.Connection) -> None:
     for batch, first, upto in db.execute(
         "SELECT id, first_task, first_task + tasks FROM batches ORDER BY id"
     ).fetchall():
-        ledger = Ledger()
+        ledger: Ledger = defaultdict(Tally)
         for task, model, tagged in _labelled(db, first, upto):
             if tagged:
                 line = TaskLine(task, batch, model, tagged, TaskStatus.QUEUED)

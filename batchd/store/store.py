@@ -177,7 +177,6 @@ class _Job:
 
     work: Callable[[TaskTransaction], Any]
     future: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
     #: Whether it may use up the room that is kept.
     urgent: bool
 
@@ -225,9 +224,8 @@ class StoreWriter:
         """
         if self._closed:
             raise StoreError("the store is closed")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Job(work, future, loop, urgent))
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue.put(_Job(work, future, urgent))
         return future
 
     def close(self) -> None:
@@ -348,15 +346,11 @@ class StoreWriter:
 
 
 def _acknowledge(outcomes: Sequence[_Outcome]) -> None:
-    """Wake all who wait, with one call for each loop: waking a loop costs more than a future."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
-    for outcome in outcomes:
-        by_loop.setdefault(outcome[0].loop, []).append(outcome)
-    for loop, theirs in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_resolve, theirs)
-        except RuntimeError:
-            continue  # The loop is closed: no caller waits any more.
+    """Wake all who wait, on the one loop that they wait on, with one call: waking a loop costs more
+    than a future.
+    """
+    with contextlib.suppress(RuntimeError):  # It is closed: no caller waits any more.
+        outcomes[0][0].future.get_loop().call_soon_threadsafe(_resolve, outcomes)
 
 
 def _resolve(outcomes: Sequence[_Outcome]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
@@ -50,11 +50,8 @@ class LedgerKey(NamedTuple):
     tags: str
 
 
-class Ledger(dict[LedgerKey, Tally]):
-    """The ledger: what a transaction adds to it."""
-
-    def __missing__(self, account: LedgerKey) -> Tally:
-        return _NOTHING
+#: What a transaction adds to the ledger.
+Ledger: TypeAlias = defaultdict[LedgerKey, Tally]
 
 
 class TaskLine(Struct):
@@ -263,10 +260,8 @@ class TaskTransaction:
         self._touched: dict[Ref, TaskLine] = {}
         #: Folded, but not written yet: by id.
         self._dirty: dict[int, TaskLine] = {}
-        #: Those of them that have ended, and are in none of the former.
-        self._ended: list[TaskLine] = []
         self._events: list[tuple[int, int, bytes]] = []
-        self._ledger = Ledger()
+        self._ledger: Ledger = defaultdict(Tally)
         #: What this transaction adds to what the store knows.
         self.batches = 0
         self.events = 0
@@ -357,27 +352,26 @@ class TaskTransaction:
         if self._events:
             self.db.executemany(INSERT_EVENT, self._events)
             self._events.clear()
-        if self._ended:
-            self._write_ends()
-        if self._dirty:
-            self.db.executemany(_HOT, map(_hot, self._dirty.values()))
-            self._dirty.clear()
+        if ended := [line for line in self._dirty.values() if line.final]:
+            self._write_ends(ended)
+        if len(ended) < len(self._dirty):
+            left = (line for line in self._dirty.values() if not line.final)
+            self.db.executemany(_HOT, map(_hot, left))
+        self._dirty.clear()
         if self._ledger:
             self.db.executemany(_SPEND, ((*a, *_tally(t)) for a, t in self._ledger.items()))
             self._ledger.clear()
 
-    def _write_ends(self) -> None:
-        self.db.executemany(_WHOLE, map(_whole, self._ended))
+    def _write_ends(self, ended: Sequence[TaskLine]) -> None:
+        self.db.executemany(_WHOLE, map(_whole, ended))
+        self.db.executemany("DELETE FROM secrets WHERE task = ?", ((line.id,) for line in ended))
         by_batch: dict[int, list[TaskLine]] = {}
-        for line in self._ended:
+        for line in ended:
             by_batch.setdefault(line.batch, []).append(line)
-        gone = ((line.id,) for line in self._ended)
-        self.db.executemany("DELETE FROM secrets WHERE task = ?", gone)
         for batch, lines in by_batch.items():
             last = max(line.finished_at or 0.0 for line in lines)
             for status, count in Counter(line.status for line in lines).items():
                 self.db.execute(_ENDED, (status, last, batch, count))
-        self._ended.clear()
 
     def committed(self) -> None:
         """Keep the rows of running tasks for the next transaction."""
@@ -394,7 +388,7 @@ class TaskTransaction:
         self.batches = self.events = 0
         for ref in self._touched:
             self._lines.pop(ref, None)
-        for pending in (self._touched, self._dirty, self._ended, self._events, self._ledger):
+        for pending in (self._touched, self._dirty, self._events, self._ledger):
             pending.clear()
 
     def _load(self, ref: Ref) -> TaskLine:
@@ -422,9 +416,4 @@ class TaskTransaction:
         for body, event in zip(bodies, events, strict=True):
             self._events.append((line.id, line.seq, pack(body)))
             fold(line, event, self._ledger)
-            if isinstance(event, TaskFinished):
-                self._ended.append(line)
-        if line.final and self._ended and self._ended[-1] is line:
-            self._dirty.pop(line.id, None)
-        else:
-            self._dirty[line.id] = line
+        self._dirty[line.id] = line

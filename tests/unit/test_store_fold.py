@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 
 import pytest
 
@@ -132,7 +133,8 @@ def test_the_row_and_the_ledger_say_what_the_fold_says(seed: int) -> None:
     events: list[Event] = [TaskStarted(at=_DAY - 50, terms=terms)]
     events += [_event(rng, _DAY - 50 + i) for i in range(1, 100)]
     end = TaskFinished(at=_DAY + 60, status=TaskStatus.ERROR, reason=Reason.LOOP, result="{}")
-    line, state, ledger = _line(), TaskState(first_prompt="x"), Ledger()
+    line, state = _line(), TaskState(first_prompt="x")
+    ledger: Ledger = defaultdict(Tally)
     for event in [*events, end]:
         fold(line, event, ledger)
         state = apply(state, event)
