@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import statistics
 from collections.abc import Iterable, Mapping
-from functools import cache
 from typing import Any
 
 from batchd.formats import (
@@ -74,17 +73,6 @@ def _money(value: float) -> float:
     return round(value, _MONEY_DIGITS)
 
 
-# Once for all: an order may cancel 100,000 tasks that have used and paid nothing.
-@cache
-def _no_usage() -> TotalUsageV1:
-    return _used({}, 0)
-
-
-@cache
-def _no_cost() -> CostV1:
-    return _paid(TaskState(first_prompt=""))
-
-
 def _usage(tally: Tally) -> dict[str, Any]:
     share = tally.cache_share
     return {
@@ -111,10 +99,6 @@ def tallied(usage: UsageV1) -> Tally:
 
 def used(by_purpose: Mapping[Purpose, Tally], unsettled_calls: int) -> TotalUsageV1:
     """Return the sum of tokens, and each purpose's part of it."""
-    return _used(by_purpose, unsettled_calls) if by_purpose or unsettled_calls else _no_usage()
-
-
-def _used(by_purpose: Mapping[Purpose, Tally], unsettled_calls: int) -> TotalUsageV1:
     return TotalUsageV1(
         **_usage(sum(by_purpose.values(), Tally())),
         unsettled_calls=unsettled_calls,
@@ -126,10 +110,6 @@ def _used(by_purpose: Mapping[Purpose, Tally], unsettled_calls: int) -> TotalUsa
 
 def paid(state: TaskState) -> CostV1:
     """Return what a task has cost, and would have with other models."""
-    return _paid(state) if state.terms else _no_cost()
-
-
-def _paid(state: TaskState) -> CostV1:
     tally, terms = state.tally, state.terms
     price = terms.model.price if terms else None
     known = price is not None or not (state.spend or tally.unsettled_calls)

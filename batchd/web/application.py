@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -46,6 +46,8 @@ from batchd.web.shield import (
     session,
 )
 from batchd.web.store_queries import StoreQueries, StoreWatch
+
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 #: Older batches that are sent at once.
 _PAGE_OF_BATCHES = 100
@@ -109,15 +111,15 @@ class _Handlers:
             Route(batch, self.shell),
             Route(task, self.shell),
             Route("/api/overview", self.overview),
-            Route("/api/batches", self.batches),
-            Route("/api/cost", self.cost),
+            Route("/api/batches", self.asked(self.batches)),
+            Route("/api/cost", self.asked(self.cost)),
             Route("/api/search", self.search),
             Route(f"/api{batch}", self.batch),
-            Route("/api/report/{batch}", self.whole),
+            Route("/api/report/{batch}", self.asked(self.whole)),
             Route(f"/api{task}", self.task),
-            Route(f"/api{task}/conversation", self.conversation),
-            Route(f"/api{task}/made", self.made),
-            Route(f"/api{task}/preview", self.preview),
+            Route(f"/api{task}/conversation", self.asked(_conversation)),
+            Route(f"/api{task}/made", self.asked(_made)),
+            Route(f"/api{task}/preview", self.asked(_preview)),
             Route(f"/api{task}/file", self.file),
             Route("/live/overview", self.live_overview),
             Route(f"/live{batch}", self.live_batch),
@@ -203,51 +205,38 @@ class _Handlers:
         view = page_updates.overview(self.queries)
         return as_json(await view(await self.watch.look()))
 
-    async def batches(self, request: Request) -> Response:
+    def asked(self, question: Callable[[StoreReader, Request], object]) -> Endpoint:
+        """Return what answers a request by what the store says."""
+
+        async def answer(request: Request) -> Response:
+            return as_json(await self.queries.ask(lambda reader: question(reader, request)))
+
+        return answer
+
+    def batches(self, reader: StoreReader, request: Request) -> dict[str, Any]:
         """Return batches, newest first, so many of them."""
         page_no = page_updates.number(request, "page")
         limit = (page_no + 1) * _PAGE_OF_BATCHES + 1
-        excerpts = self.queries.excerpts
-
-        def listed(reader: StoreReader) -> dict[str, Any]:
-            rows = reader.batches(limit=limit)
-            shown = rows[page_no * _PAGE_OF_BATCHES : limit - 1]
-            batches = [page_data.batch(row, excerpts.line(reader, row)) for row in shown]
-            return {"batches": batches, "more": len(rows) == limit}
-
-        return await self._asked(listed)
+        rows, excerpts = reader.batches(limit=limit), self.queries.excerpts
+        shown = rows[page_no * _PAGE_OF_BATCHES : limit - 1]
+        batches = [page_data.batch(row, excerpts.line(reader, row)) for row in shown]
+        return {"batches": batches, "more": len(rows) == limit}
 
     async def batch(self, request: Request) -> Response:
         """Return a batch, and some of its tasks."""
         view = page_updates.batch(self.queries, request)
         return as_json(await view(await self.watch.look()))
 
-    async def whole(self, request: Request) -> Response:
+    def whole(self, reader: StoreReader, request: Request) -> dict[str, Any]:
         """Return what a report on a batch holds, but what its tasks said and did in full."""
-        name, compare = request.path_params["batch"], self.compare
-        return await self._asked(
-            lambda reader: batch_page.whole(reader, [reader.batch(name)], compare=compare)
-        )
+        row = reader.batch(request.path_params["batch"])
+        return batch_page.whole(reader, [row], compare=self.compare)
 
     async def task(self, request: Request) -> Response:
         """Return a task, its conversation apart."""
         status, ref = await self.watch.look(), page_updates.ref(request)
-        return await self._asked(lambda reader: page_updates.facts(reader, ref, status))
-
-    async def conversation(self, request: Request) -> Response:
-        """Return the part of a conversation that came before event ``before``."""
-        ref, before = page_updates.ref(request), page_updates.number(request, "before")
-        return await self._asked(lambda reader: page_updates.earlier(reader, ref, before))
-
-    async def made(self, request: Request) -> Response:
-        """Return what a task has made: its patch, and its files."""
-        ref = page_updates.ref(request)
-        return await self._asked(lambda reader: made.listed(reader, ref))
-
-    async def preview(self, request: Request) -> Response:
-        """Return what there is to see of a file that a task has made."""
-        ref, path = page_updates.ref(request), request.query_params.get("path", "")
-        return await self._asked(lambda reader: made.preview(reader, ref, path))
+        found = await self.queries.ask(lambda reader: page_updates.facts(reader, ref, status))
+        return as_json(found)
 
     async def file(self, request: Request) -> Response:
         """Return a file that a task has made, to be saved: a browser is to run none of it."""
@@ -256,16 +245,12 @@ class _Handlers:
         headers = _saved(path.rpartition("/")[2])
         return Response(data, media_type="application/octet-stream", headers=headers)
 
-    async def cost(self, request: Request) -> Response:
+    def cost(self, reader: StoreReader, request: Request) -> page_data.CostPage:
         """Return what was spent, split up."""
         by, days = request.query_params.get("by", "day"), page_updates.number(request, "days")
         if by not in page_data.SPLITS:
             raise UsageError(f"by is one of {', '.join(page_data.SPLITS)}")
-        excerpts = self.queries.excerpts
-        return await self._asked(lambda reader: page_data.cost(reader, by, days, excerpts))
-
-    async def _asked(self, question: Callable[[StoreReader], object]) -> Response:
-        return as_json(await self.queries.ask(question))
+        return page_data.cost(reader, by, days, self.queries.excerpts)
 
     async def search(self, request: Request) -> Response:
         """Return what a moment of looking finds in a batch, and where the next one begins: who
@@ -309,6 +294,23 @@ class _Handlers:
         start = int(known) if known.isascii() and known.isdigit() and len(known) < 10 else None
         events = page_updates.task(self.queries, self.watch, ref, start)
         return self.streams.answer(request, events)
+
+
+def _conversation(reader: StoreReader, request: Request) -> dict[str, Any]:
+    """Return the part of a conversation that came before event ``before``."""
+    before = page_updates.number(request, "before")
+    return page_updates.earlier(reader, page_updates.ref(request), before)
+
+
+def _made(reader: StoreReader, request: Request) -> dict[str, Any]:
+    """Return what a task has made: its patch, and its files."""
+    return made.listed(reader, page_updates.ref(request))
+
+
+def _preview(reader: StoreReader, request: Request) -> dict[str, Any]:
+    """Return what there is to see of a file that a task has made."""
+    path = request.query_params.get("path", "")
+    return made.preview(reader, page_updates.ref(request), path)
 
 
 def _saved(name: str) -> dict[str, str]:
