@@ -259,13 +259,7 @@ def prioritise(
 
 def published(journal: TaskTransaction, ref: Ref) -> None:
     """Note that a task's result lies in the outbox."""
-    cursor = journal.db.execute(
-        "UPDATE tasks SET published = 1 WHERE name = ? AND finished_at IS NOT NULL"
-        " AND batch = (SELECT id FROM batches WHERE name = ?)",
-        (ref.task, ref.batch),
-    )
-    if not cursor.rowcount:
-        raise ValueError(f"{ref} has no result yet")
+    published_all(journal, ref.batch, [ref.task])
 
 
 def batch_published(journal: TaskTransaction, name: str) -> None:

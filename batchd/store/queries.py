@@ -309,12 +309,8 @@ def prompts_of_batch(db: sqlite3.Connection, name: str, most: int = -1) -> dict[
     """Return the prompts of a batch's tasks by their ids,
     of the first ``most``, if it is not negative; of pruned ones none.
     """
-    rows = db.execute(
-        "SELECT t.name, p.body FROM tasks t JOIN specs p ON p.task = t.id WHERE t.batch = ?"
-        " ORDER BY t.id LIMIT ?",
-        (batch_key(db, name), most),
-    )
-    return _prompts(rows)
+    found = prompts_from(db, name, 0, most)
+    return {task: prompt for _, task, prompt in found if prompt is not None}
 
 
 def prompts_from(
@@ -357,7 +353,7 @@ def first_prompts(db: sqlite3.Connection, names: Collection[str]) -> dict[str, s
         " WHERE b.tasks > 0 AND b.name IN (SELECT value FROM json_each(?))",
         (json.dumps([*names]),),
     )
-    return _prompts(rows)
+    return {name: _ASKED.decode(unpack(body)).first_prompt for name, body in rows}
 
 
 def command(db: sqlite3.Connection, ref: Ref) -> ToolCall | None:
@@ -378,10 +374,6 @@ def ended(db: sqlite3.Connection, since: float, most: int) -> list[TaskRow]:
         (since, most),
     )
     return [*map(task_row, rows)]
-
-
-def _prompts(rows: Iterable[tuple[str, bytes]]) -> dict[str, str]:
-    return {name: _ASKED.decode(unpack(body)).first_prompt for name, body in rows}
 
 
 #: What is asked of each queued task is asked only where something of that kind is parked:

@@ -213,10 +213,6 @@ _FOLDS: Mapping[type[Event], _Fold] = {
 # The texts are built of constants, once: SQLite's statements are cached by text.
 _LINE = ", ".join((*(f"t.{column}" for column in LINE_COLUMNS), *TALLY_OF_TASK.values()))
 _LOAD = (
-    f"SELECT {_LINE} FROM tasks t "  # noqa: S608 (constants)
-    "JOIN batches b ON b.id = t.batch WHERE b.name = ? AND t.name = ?"
-)
-_LOAD_MANY = (
     f"SELECT t.name, {_LINE} FROM tasks t "  # noqa: S608 (constants)
     "WHERE t.batch = (SELECT id FROM batches WHERE name = ?) AND t.name IN (SELECT value FROM json_each(?))"
 )
@@ -268,15 +264,19 @@ class TaskTransaction:
 
     def line(self, ref: Ref) -> TaskLine:
         """Return a task's row. Raises ``ValueError`` where there is no such task."""
-        line = self._touched.get(ref) or self._lines.get(ref) or self._load(ref)
-        self._touched[ref] = line
-        return line
+        if ref in self._lines:
+            self._touched[ref] = self._lines[ref]
+        elif ref not in self._touched:
+            self.load(ref.batch, [ref.task])
+        if ref not in self._touched:
+            raise ValueError(f"no task {ref}")
+        return self._touched[ref]
 
     def load(self, batch: str, names: Sequence[str]) -> None:
         """Read rows of many tasks of a batch by one query, for what follows in this transaction."""
         refs = (Ref(batch, name) for name in names)
         wanted = [r.task for r in refs if r not in self._touched and r not in self._lines]
-        for name, *row in self.db.execute(_LOAD_MANY, (batch, json.dumps(wanted))):
+        for name, *row in self.db.execute(_LOAD, (batch, json.dumps(wanted))):
             self._touched[Ref(batch, name)] = self._line(row)
 
     def append(
@@ -390,12 +390,6 @@ class TaskTransaction:
             self._lines.pop(ref, None)
         for pending in (self._touched, self._dirty, self._events, self._ledger):
             pending.clear()
-
-    def _load(self, ref: Ref) -> TaskLine:
-        row = self.db.execute(_LOAD, (ref.batch, ref.task)).fetchone()
-        if row is None:
-            raise ValueError(f"no task {ref}")
-        return self._line(row)
 
     def _line(self, row: Sequence[object]) -> TaskLine:
         # A damaged byte may have made a number of a text: no sum is to meet that first.

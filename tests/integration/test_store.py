@@ -611,7 +611,7 @@ def test_published_means_everything_is_there(store: Store, tmp_path: Path) -> No
 
     async def scenario() -> None:
         await store.write(operations.add_batch, _batch(tmp_path), [_task("1"), _task("2")])
-        with pytest.raises(ValueError, match="b/1 has no result yet"):
+        with pytest.raises(ValueError, match="b: 1 have no result yet"):
             await store.write(operations.published, Ref("b", "1"))
         await _finish(store, Ref("b", "1"))
         await store.write(TaskTransaction.finish, Ref("b", "2"), _finished(), attempt=None)
