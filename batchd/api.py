@@ -147,7 +147,7 @@ class Batch:
 
         Raises ``TimeoutError`` after so many seconds, and ``NoDaemonError`` where no daemon works.
         """
-        begun, alive = time.monotonic(), partial(dropping.alive, self._settings)
+        begun, alive = time.monotonic(), partial(dropping.works, self._settings)
 
         def find(books: ProgressSource) -> list[BatchRow]:
             if timeout is not None and time.monotonic() - begun > timeout:

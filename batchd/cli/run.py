@@ -21,7 +21,6 @@ from batchd.cli.runs import given_files, prompts
 from batchd.cli.runs.run_daemon import RunDaemon
 from batchd.cli.submit import follow
 from batchd.errors import NoDaemonError, UsageError
-from batchd.log import escape_text
 from batchd.records import Task
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
@@ -92,25 +91,25 @@ def run(args: argparse.Namespace) -> int:
             if again:
                 formatting.complain(f"{name}: going on with {batch}, which an earlier run began.")
         # What becomes of a single task goes into a file or a pipe alone.
-        alone = len(tasks) == 1 and not args.json
-        apart = alone and not sys.stdout.isatty()
+        apart = len(tasks) == 1 and not args.json and not sys.stdout.isatty()
         with contextlib.redirect_stdout(sys.stderr) if apart else contextlib.nullcontext():
             end = _follow(settings, daemon, names, quiet=args.json)
             with StoreReader(formatting.store_path(Path(settings.paths.state))) as reader:
                 rows = [reader.batch(name) for name in names]
-            code = summary_text.report(rows, as_json=args.json) if end == "done" else 0
-        if end == "done":
-            if alone and (answer := summary_text.answer(rows[0])):
-                print(answer if apart else f"\n{escape_text(answer)}", flush=True)
+            done = end == "done"
+            code = summary_text.report(rows, as_json=args.json, answers=not apart) if done else 0
+        if done:
+            if apart and (answer := summary_text.answer(rows[0])):
+                print(answer)
             sys.stdout.flush()
             daemon.leave()
             return code
-    done = f"{sum(row.finished for row in rows):,} of {words.counted(sum(row.tasks for row in rows), 'task')} done"
+    so_far = f"{sum(row.finished for row in rows):,} of {words.counted(sum(row.tasks for row in rows), 'task')} done"
     if end == "left":
-        print(f"{done}. batchd status {' '.join(names)}", file=sys.stderr)
+        print(f"{so_far}. batchd status {' '.join(names)}", file=sys.stderr)
         return 130
     raise NoDaemonError(
-        f"{done}: its daemon has ended. `batchd run` of the same file goes on with it, and so does "
+        f"{so_far}: its daemon has ended. `batchd run` of the same file goes on with it, and so does "
         "`batchd serve`"
     )
 

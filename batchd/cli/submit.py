@@ -20,6 +20,7 @@ from batchd.cli.runs import given_files, prompts
 from batchd.errors import BatchdError, NoDaemonError, NotPossibleError, UsageError
 from batchd.log import escape
 from batchd.observe import standstill
+from batchd.observe.status import Unseen, ask
 from batchd.spool import inbox, outbox
 from batchd.spool.decoding import ENDINGS
 from batchd.store.queries import StoreReader
@@ -203,6 +204,13 @@ def alive(settings: config.Config, *, heed: bool = False) -> bool:
     if member := _member(settings):
         return member.alive()
     return takes(Path(settings.paths.state), heed=heed)
+
+
+def works(settings: config.Config) -> bool:
+    """Return whether a daemon works on the spool: one of a ``run`` does, and takes no files."""
+    if member := _member(settings):
+        return member.alive()
+    return ask(Path(settings.paths.state)) is not Unseen.ABSENT
 
 
 def takes(state: Path, *, heed: bool = False) -> bool:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 
 from batchd import words
 from batchd.cli import orders
 from batchd.cli.display import formatting, progress, summary_text
-from batchd.cli.submit import follow, takes
+from batchd.cli.submit import follow
 from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape
 from batchd.observe.status import Unseen, ask
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         )
         try:
             if left:
-                follow(watch, partial(takes, state), quiet=args.json)
+                follow(watch, lambda: ask(state) is not Unseen.ABSENT, quiet=args.json)
         except KeyboardInterrupt:
             shown = escape(words.listed(left))
             print(f"The daemon goes on with {shown}: batchd status.", file=sys.stderr)

@@ -149,12 +149,18 @@ class Reruns:
         return [b for b in retried if not Path(b.folder, b.request).exists()]
 
     async def bring_again(self, batch: Batch) -> None:
-        """Bring a torn run's request into its folder, as the store has its tasks."""
-        tasks = [
-            self._store.read(lookups.find_task, Ref(batch.name, task))
-            for task in self._store.read(lookups.tasks, batch.name)
-        ]
-        await self._batches.bring(batch, _written(batch, tasks))
+        """Bring a torn run's request into its folder, as far as it can still be had."""
+        config = self._current.config
+        assert batch.retry_of is not None, "it is a run of its own otherwise"
+        old = self._store.read(lookups.find_batch, batch.retry_of)
+        data, _ = await self._outboxes.at(partial(_request, old, config), old.outbox)
+        if data is None:
+            tasks = [
+                self._store.read(lookups.find_task, Ref(batch.name, task))
+                for task in self._store.read(lookups.tasks, batch.name)
+            ]
+            data = _written(batch, tasks)
+        await self._batches.bring(batch, data)
 
     async def _plan(self, target: OrderTarget, claim: str, *, failed: bool, model: str) -> _Plan:
         """Return what a run consists of. Raises ``UsageError``, ``TaskFileError``."""

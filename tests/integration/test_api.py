@@ -93,4 +93,4 @@ def test_the_import_is_light() -> None:
         check=True,
         cwd=Path(__file__).parents[2],
     )
-    assert found.stdout == "[]\nbatchd.api\n"
+    assert found.stdout == "['batchd.version']\nbatchd.api\n"

@@ -402,6 +402,7 @@ def test_one_line_one_answer(spool: Any) -> None:
     for options, said in (
         (["--model", "standin/x", "a.json"], "--model goes with --prompt"),
         (["--prompt", " "], "--prompt is empty"),
+        (["--prompt", "x", "--model", "a/b", "--model", "c/d"], "a prompt has one --model"),
         (["--private", "a.json"], "--private is gone: "),
     ):
         refused = spool.batchd("run", *options)

@@ -17,7 +17,7 @@ from batchd.cli.display.tables import Column
 from batchd.config.sections import CostSection
 from batchd.console import hanging
 from batchd.errors import Problem
-from batchd.log import escape
+from batchd.log import escape, escape_text
 from batchd.records import Batch, TaskStatus
 from batchd.store.rows import BatchRow
 from batchd.views import view
@@ -143,17 +143,17 @@ def _tasks(tasks: list[Mapping[str, Any]], prompts: Mapping[str, str]) -> list[s
     return [*found, "", *said] if said else found
 
 
-def report(rows: Iterable[BatchRow], *, as_json: bool = False) -> int:
+def report(rows: Iterable[BatchRow], *, as_json: bool = False, answers: bool = True) -> int:
     """Print the summaries; return 0 if all completed, 2 if a file was refused, else 1.
 
-    As JSON, that of a single task has its answer too.
+    As JSON, that of a single task has its answer too; for people, the only task's, if ``answers``.
     """
     rows = list(rows)
     found = [(row.batch, _read(row.batch)) for row in rows]
     if as_json:
-        answers = [{"answer": answer(row)} if row.tasks == 1 else {} for row in rows]
+        more = [{"answer": answer(row)} if row.tasks == 1 else {} for row in rows]
         formatting.print_json(
-            [one | more for (_, one), more in zip(found, answers, strict=True) if one is not None]
+            [one | said for (_, one), said in zip(found, more, strict=True) if one is not None]
         )
     for batch, one in () if as_json else found:
         if one is None:
@@ -173,6 +173,8 @@ def report(rows: Iterable[BatchRow], *, as_json: bool = False) -> int:
                 *next_steps(batch.name, [(t["task"], t["status"]) for t in one["tasks"]]),
                 sep="\n",
             )
+    if answers and not as_json and [row.tasks for row in rows] == [1] and (said := answer(rows[0])):
+        print(f"\n{escape_text(said)}")
     if any(row.problems for row in rows):
         return 2
     return 0 if all(row.completed == row.tasks for row in rows) else 1

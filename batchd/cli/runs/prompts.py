@@ -26,7 +26,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Declare the options that make a task of a prompt, and what it is worked on with."""
     group = parser.add_argument_group("one line instead of a file")
     group.add_argument("--prompt", metavar="TEXT", help="what is to be done; -: standard input")
-    group.add_argument("--model", metavar="PROVIDER/MODEL", help="the model of the prompt's task")
+    group.add_argument(
+        "--model", action="append", metavar="PROVIDER/MODEL", help="the model of the prompt's task"
+    )
     group.add_argument(
         "--check", metavar="COMMAND", help="a command that accepts the work with exit code 0"
     )
@@ -45,6 +47,11 @@ def prompted(args: argparse.Namespace) -> tuple[str, bytes] | None:
     Standard input is a task file, where it is JSON or JSONL. Raises ``UsageError``.
     """
     options = {name: one for name in OPTIONS if (one := getattr(args, name)) is not None}
+    if "model" in options:
+        options["model"], *more = options["model"]
+        if more:
+            several = "write a task file with a task for each"
+            raise UsageError(f"a prompt has one --model: for several, {several}")
     text, ending = args.prompt, ".md"
     if text == "-":
         text, ending = _standard_input()
