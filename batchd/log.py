@@ -7,26 +7,22 @@ structlog is imported by those who log; who only needs ``escape`` starts without
 
 from __future__ import annotations
 
-import contextlib
 import enum
-import errno
 import json
 import logging
 import os
 import re
 import select
-import stat
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from batchd import console
-from batchd.errors import NotPossibleError, cut
+from batchd.errors import cut
 from batchd.masking import Masker
 
 if TYPE_CHECKING:
@@ -276,31 +272,13 @@ def get_logger(**fields: object) -> FilteringBoundLogger:
     return logger
 
 
-def configure(
-    level: LogLevel = "info",
-    format: LineFormat = "auto",
-    file: str = "",
-    *,
-    quiet: bool = False,
-    silent: bool = False,
-) -> None:
-    """Set logging up for this process; also to change it.
-
-    ``file`` gets JSON lines too, and is opened again when logrotate has moved it. ``quiet``: stderr
-    gets warnings and errors alone; ``silent``: nothing.
-    Raises ``NotPossibleError`` where ``file`` cannot be written.
-    """
+def configure(level: LogLevel = "info", format: LineFormat = "auto") -> None:
+    """Set logging up for this process; also to change it."""
     import structlog  # 70 ms, which `batchd status` need not pay
 
     _depth.debug = level == "debug"
-    sinks: list[Callable[[dict[str, Any]], None]] = []
-    if not silent:
-        stderr = _to_stderr(format)
-        sinks.append(partial(_loud, stderr) if quiet else stderr)
-    if file:
-        sinks.append(_File(file))
     structlog.configure(
-        processors=[partial(_write, sinks)],
+        processors=[partial(_write, _to_stderr(format))],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
@@ -335,12 +313,12 @@ def leads_to_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -
 
 
 def _write(
-    sinks: list[Callable[[dict[str, Any]], None]],
+    sink: Callable[[dict[str, Any]], None],
     _logger: object,
     method: str,
     fields: MutableMapping[str, Any],
 ) -> str:
-    """Complete a line and hand it to every sink: the whole chain in one processor, for speed."""
+    """Complete a line and hand it on: the whole chain in one processor, for speed."""
     line: dict[str, Any] = {
         "timestamp": _now(),
         "level": method,
@@ -364,18 +342,12 @@ def _write(
     if trace:
         shown = "\n".join(map(escape, _hidden.text(trace).split("\n")))
         line["exception"] = _SECRET.sub(r"\1[secret]", shown)
-    for sink in sinks:
-        sink(line)
+    sink(line)
     return ""
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _loud(sink: Callable[[dict[str, Any]], None], line: dict[str, Any]) -> None:
-    if line["level"] not in {"debug", "info"}:
-        sink(line)
 
 
 def _encode(line: dict[str, Any]) -> bytes:
@@ -409,69 +381,6 @@ def _columns() -> Callable[[dict[str, Any]], None]:
         return text if terminal is None else console.coloured(text, line["level"])
 
     return _rendered(render)
-
-
-class _File:
-    """Appends JSON lines to a file; a renamed or deleted one is recreated."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._fd = -1
-        #: Whether the disk took the last line in part.
-        self._torn = False
-        try:
-            self._fd = self._open()
-        except OSError as error:
-            message = f"[log] file: {path} cannot be written: {error.strerror}"
-            raise NotPossibleError(message) from error
-
-    def _open(self) -> int:
-        # A FIFO without a reader would hold the opener, and with it the daemon;
-        # this way it is an error.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        _refuse_links(self._path)
-        file = os.open(self._path, flags, 0o640)
-        found = os.fstat(file)
-        if stat.S_ISREG(found.st_mode) and found.st_uid not in {0, os.geteuid()}:
-            os.close(file)
-            raise PermissionError(errno.EPERM, "it belongs to another user")
-        return file
-
-    def __call__(self, line: dict[str, Any]) -> None:
-        try:
-            if not self._current():
-                fd = self._open()
-                os.close(self._fd)
-                self._fd, self._torn = fd, False
-            data = b"\n" * self._torn + _encode(line)
-            self._torn = os.write(self._fd, data) < len(data)
-        except OSError:
-            # The disk is full or the folder gone: stderr has the line too.
-            return
-
-    def _current(self) -> bool:
-        try:
-            there = os.stat(self._path)  # a Path would double the cost of a line
-        except FileNotFoundError:
-            return False
-        here = os.fstat(self._fd)
-        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
-
-def _refuse_links(path: str) -> None:
-    """Raise ``PermissionError`` where a link of another user stands on the way to a file:
-    they could lead it anywhere.
-    """
-    steps = Path(path).absolute()
-    for step in (steps, *steps.parents):
-        with contextlib.suppress(FileNotFoundError):
-            found = step.lstat()
-            if stat.S_ISLNK(found.st_mode) and found.st_uid not in {0, os.geteuid()}:
-                raise PermissionError(errno.EPERM, f"{step} is a link of another user")
 
 
 def _placed(error: BaseException) -> str:

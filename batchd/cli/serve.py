@@ -80,9 +80,9 @@ def _serve(settings: config.Config, *, drop_packs: bool) -> None:
     # another one, or none, would lift its limits.
     file = Path(settings.file) if settings.file else None
     reload = functools.partial(config.load, file, settings.environ, here=Path(settings.base))
-    safety.refuse_seen(settings)  # before the log's file is made there
+    safety.refuse_seen(settings)
     settings.paths.prepare(settings.environ)
-    log.configure(settings.log.level, settings.log.format, settings.log.file)
+    log.configure(settings.log.level, settings.log.format)
     channels.insist(settings)
     listeners = [Notifications(settings), *telemetry.exporters(settings)]
     daemon = Daemon(
@@ -108,7 +108,7 @@ def _serve_runs(settings: config.Config) -> None:
         from batchd.web.report_process import ReportMaker
     # Errors, for progress shows the rest, unless who waits wants all.
     level: log.LogLevel = "debug" if settings.log.level == "debug" else "error"
-    log.configure(level, settings.log.format, settings.log.file)
+    log.configure(level, settings.log.format)
     pool = replace(settings.pool, engine="local", processes=max(1, settings.pool.processes))
     governor = replace(settings.governor, max_parked_s=0.0)
     settings = replace(settings, pool=pool, governor=governor)

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     processes.seal()
     processes.forget(settings.variables())
     log.hide(settings.hidden())
-    log.configure(settings.log.level, settings.log.format, quiet=True)
+    log.configure(settings.log.level, settings.log.format)
     with contextlib.suppress(KeyboardInterrupt):
         serve(settings, host, port, functools.partial(print, flush=True))
     return 0

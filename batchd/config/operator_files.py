@@ -83,7 +83,7 @@ def secrets(config: ConfigSections) -> Iterator[OwnPath]:
 
 
 def kept(config: ConfigSections, file: str) -> Iterator[OwnPath]:
-    """Yield all that no command may see: the spool, secrets, the log.
+    """Yield all that no command may see: the spool, secrets.
 
     ``file``: the configuration's.
 
@@ -94,8 +94,6 @@ def kept(config: ConfigSections, file: str) -> Iterator[OwnPath]:
         yield OwnPath(f"[paths] {key}", getattr(config.paths, key))
     yield OwnPath("[workspace] mirrors", config.workspace.mirrors)
     yield from secrets(config)
-    if config.log.file:
-        yield OwnPath("[log] file", config.log.file)
     if file and holds_secrets(config):
         yield OwnPath("this file, which holds keys", file)
     for name, receiver in config.notify.items():

@@ -451,11 +451,10 @@ class StoreSection(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSection(Section):
-    """``[log]``: what is logged, and where."""
+    """``[log]``: what is logged, and how."""
 
     level: LogLevel = "info"
     format: LineFormat = "auto"
-    file: FilePath = ""
 
 
 #: What a receiver can be notified of.

@@ -82,12 +82,8 @@ class TaskDirectories:
         yield paths.state, "the state folder"
         yield config.workspace.mirrors, "the folder of mirrors"
         yield from ((path, "a key file") for path in config.key_files())
-        for path, name in (
-            (config.log.file, "the log"),
-            (config.file, "the configuration"),
-        ):
-            if path:
-                yield path, name
+        if config.file:
+            yield config.file, "the configuration"
 
     def _programs(self) -> Iterator[tuple[str, str]]:
         """Yield what batchd runs, itself and others, outside of every sandbox."""

@@ -64,7 +64,7 @@ def test_no_escape_reaches_a_terminal_or_a_log(camp: Camp) -> None:
     failing = {"first_prompt": "judged", "check": f"echo '{evil}' >&2; exit 1"}
     failing["limits"] = {"max_iterations": 1}  # type: ignore[assignment]
     wide = {"first_prompt": "wide", "network": [evil], evil: evil, "dir": evil}
-    with camp.answering(talks, f"[log]\nfile = '{camp.folder}/own.log'\n"):
+    with camp.answering(talks):
         results = camp.play([task, failing])
         (camp.folder / f"inbox/{ESCAPES.replace('/', '_')}.json").write_text("{}")
         camp.write("inbox/wide.json", [wide])
@@ -105,7 +105,6 @@ def test_no_escape_reaches_a_terminal_or_a_log(camp: Camp) -> None:
     assert seen["report --csv batch"].count("evil") > 1
     assert "evil" in seen["cost --by tag --csv"]
     seen["the log"] = (camp.folder / "daemon.log").read_text("utf-8")
-    seen["its file"] = (camp.folder / "own.log").read_text("utf-8")
     raw = {
         where: RAW.sub(lambda m: f"<<{ord(m[0]):x}>>", t)
         for where, t in seen.items()

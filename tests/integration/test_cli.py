@@ -20,6 +20,7 @@ from typing import Any
 import jsonschema
 import pytest
 import warm
+from loglines import logged
 from patience import PATIENCE_S
 from teletype import Teletype
 from terminal import on_a_terminal
@@ -575,9 +576,6 @@ def test_closed_streams_change_nothing(spool: Any, redirected: str) -> None:
     """Started without standard streams, as some supervisors do,
     daemon and commands work; files go where they should.
     """
-    (spool.folder / "log.jsonl").touch()
-    with (spool.folder / "config.toml").open("a") as file:
-        file.write('[log]\nfile = "log.jsonl"\n')
     path = spool.write("a.json", [{"first_prompt": "x"}])
 
     def closed(*arguments: str) -> list[str]:
@@ -632,18 +630,6 @@ def test_a_working_directory_that_is_gone_is_named(spool: Any) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=spool.folder)
     assert done.returncode == 3
     assert done.stderr == "batchd: the working directory is gone: change to one that exists\n"
-
-
-def test_a_log_file_that_cannot_be_written_is_reported_before_the_start(spool: Any) -> None:
-    """`serve` ends with 3; a FIFO without a reader does not hold it."""
-    with (spool.folder / "config.toml").open("a") as file:
-        file.write('[log]\nfile = "logs/batchd.jsonl"\n')
-    assert spool.batchd("serve").returncode == 3
-    (spool.folder / "logs").mkdir()
-    os.mkfifo(spool.folder / "logs/batchd.jsonl")
-    done = spool.batchd("serve")
-    assert done.returncode == 3
-    assert "[log] file" in done.stderr
 
 
 @contextlib.contextmanager
@@ -731,16 +717,16 @@ def test_a_configuration_that_is_gone_is_not_replaced_by_another(spool: Any) -> 
     """
     path = spool.folder / "config.toml"
     assert spool.batchd("trust", spool.folder).returncode == 0
-    with path.open("a") as file:
-        file.write('[log]\nfile = "log.jsonl"\n')
-    log = spool.folder / "log.jsonl"
+    log = spool.folder / "daemon.log"
 
     def events(action: str) -> list[Any]:
-        lines = log.read_text().splitlines() if log.exists() else []
-        return [line for line in map(json.loads, lines) if line["event"] == action]
+        return logged(log, action)
 
     command = [sys.executable, "-m", "batchd", "serve"]
-    with warm.Popen(command, cwd=spool.folder, stderr=subprocess.DEVNULL) as daemon:
+    with (
+        log.open("wb") as stderr,
+        warm.Popen(command, cwd=spool.folder, stderr=stderr) as daemon,
+    ):
         try:
             spool.eventually(lambda: events("worker_started"))
             path.rename(spool.folder / "moved.toml")

@@ -520,8 +520,6 @@ def test_a_worker_that_outlived_its_fork_server_is_no_exit_code(spool: Any) -> N
     """How it ended is not known: that is said, and no code is made up;
     its task goes on in the next one.
     """
-    with (spool.folder / "config.toml").open("a") as file:
-        file.write('[log]\nfile = "log.jsonl"\n')
     path = spool.write("b.json", [{"first_prompt": "x", "model": "standin/latency-1+steps-2"}])
     with spool.serving() as daemon:
         spool.batchd("submit", path)
@@ -534,7 +532,7 @@ def test_a_worker_that_outlived_its_fork_server_is_no_exit_code(spool: Any) -> N
         os.kill(worker, signal.SIGKILL)
         until((spool.folder / "outbox/b/summary.json").exists)
     # Another one may have been about to start, and have died with the fork server.
-    died = logged(spool.folder / "log.jsonl", "worker_died")
+    died = logged(spool.folder / "daemon.log", "worker_died")
     (cause,) = [line["cause"] for line in died if line["worker"] == worker]
     assert "how it ended is not known" in cause
     assert spool.result("b", "001")["status"] == "completed"

@@ -41,7 +41,7 @@ class Post:
         self.spool = spool
         self.state: Path = spool.folder / ".batchd"
         with (spool.folder / "config.toml").open("a") as file:
-            file.write('[cost]\ncompare = []\n[log]\nfile = "log.jsonl"\n')
+            file.write("[cost]\ncompare = []\n")
 
     def drop(self, name: str, *tasks: dict[str, Any]) -> None:
         """Put a file into the inbox."""
@@ -62,7 +62,7 @@ class Post:
 
     def lines(self, event: str) -> list[dict[str, Any]]:
         """Return the log's lines of one kind."""
-        return logged(self.spool.folder / "log.jsonl", event)
+        return logged(self.spool.folder / "daemon.log", event)
 
     def finished(self, batch: str) -> None:
         """Wait for a summary."""

@@ -377,11 +377,11 @@ def test_nothing_is_made_where_commands_would_see_it(
     above: Path, spool: Spool, command: str
 ) -> None:
     """Every command that would make a spool,
-    a log or a token below /usr refuses first, with the fix.
+    or a token below /usr refuses first, with the fix.
     """
     path = spool.folder / "config.toml"
     kept = [f'{name} = "{above}/{name}"' for name in ("inbox", "outbox", "state")]
-    path.write_text("\n".join((path.read_text(), f'[log]\nfile = "{above}/log"\n[paths]', *kept)))
+    path.write_text("\n".join((path.read_text(), "[paths]", *kept)))
     spool.write("tasks.json", [{"first_prompt": "x"}])
     refused = spool.batchd(*MAKING[command])
     assert refused.returncode == 2, refused.stderr
@@ -425,7 +425,7 @@ def test_code_may_be_read_and_what_is_kept_from_others_may_not(tmp_path: Path) -
     path = tmp_path / "config.toml"
     path.write_text(
         f'[notify.a]\nkind = "command"\ncommand = ["{FILE}", "sh"]\n'
-        f'[notify.b]\nkind = "command"\ncommand = ["/bin/sh", "{tool}"]\n[log]\nfile = "log"\n'
+        f'[notify.b]\nkind = "command"\ncommand = ["/bin/sh", "{tool}"]\n'
     )
     loaded = config.load(path, {})
     found = {kept.key: kept.path for kept in operator_files.kept(loaded, loaded.file)}
@@ -433,7 +433,6 @@ def test_code_may_be_read_and_what_is_kept_from_others_may_not(tmp_path: Path) -
         *(f"[paths] {name}" for name in ("inbox", "outbox", "state")),
         "[workspace] mirrors",
         "[notify.b] command",
-        "[log] file",
     }
     assert found["[notify.b] command"] == str(tool)
     path.write_text(

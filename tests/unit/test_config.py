@@ -494,7 +494,7 @@ def test_variables_override_every_key(written: Path) -> None:
             "BATCHD_PROVIDERS__MY_SERVER__EXTRA_BODY": '{a = [1, "x"]}',
             "BATCHD_LIMITS__CEILING__MAX_COST_USD": "2.5",
             "BATCHD_COST__COMPARE": '["openai/gpt-4"]',
-            "BATCHD_LOG__FILE": "123",
+            "BATCHD_PATHS__OUTBOX": "123",
             "BATCHD_PATHS__INBOX": "elsewhere",
             "BATCHD_UNRELATED": "x",
         },
@@ -504,7 +504,7 @@ def test_variables_override_every_key(written: Path) -> None:
     assert loaded.providers["my-server"].extra_body == {"a": [1, "x"]}
     assert loaded.limits.ceiling.max_cost_usd == 2.5
     assert loaded.cost.compare == ("openai/gpt-4",)
-    assert loaded.log.file == str(written.parent / "123")
+    assert loaded.paths.outbox == str(written.parent / "123")
     assert loaded.paths.inbox == str(written.parent / "elsewhere")
 
 

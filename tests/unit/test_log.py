@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import pty
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ import pytest
 import structlog
 
 from batchd import console, log
-from batchd.errors import NotPossibleError
 from batchd.log import Action
 
 
@@ -137,89 +135,6 @@ def test_a_line_fits_a_terminal() -> None:
     assert len(lines) > 1
     assert all(len(line) <= 40 for line in lines)
     assert " ".join(" ".join(lines).split()).endswith(words)
-
-
-def test_the_file_survives_logrotate(tmp_path: Path) -> None:
-    """A renamed or deleted log file is recreated at the next line, in JSON;
-    a full disk stops nothing.
-    """
-    path = tmp_path / "batchd.log"
-    log.configure("info", "console", str(path))
-    logger = log.get_logger()
-    logger.info(Action.DAEMON_STARTED)
-    path.rename(tmp_path / "batchd.log.1")
-    logger.info(Action.DAEMON_STOPPING)
-    assert [x["event"] for x in _lines(path.read_text())] == ["daemon_stopping"]
-    assert [x["event"] for x in _lines((tmp_path / "batchd.log.1").read_text())] == [
-        "daemon_started"
-    ]
-    path.unlink()
-    logger.info(Action.CONFIG_RELOADED)
-    assert [x["event"] for x in _lines(path.read_text())] == ["config_reloaded"]
-    log.configure("info", "json", "/dev/full")
-    logger.info(Action.CONFIG_RELOADED)
-
-
-def test_a_line_that_the_disk_cut_takes_no_other_with_it(tmp_path: Path) -> None:
-    """Where a disk was full in the middle of a line, the next one,
-    once there is room, begins on its own.
-    """
-    path = tmp_path / "batchd.log"
-    log.configure("info", "console", str(path))
-    logger = log.get_logger()
-    known = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (150, known[1]))
-    try:
-        logger.info(Action.DAEMON_STARTED, message="x" * 200)
-        logger.info(Action.DAEMON_STARTED, message="nothing of it is written")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, known)
-    logger.info(Action.DAEMON_STOPPING)
-    logger.info(Action.CONFIG_RELOADED)
-    cut, *whole = path.read_text().splitlines()
-    assert len(cut) == 150
-    assert [json.loads(x)["event"] for x in whole] == ["daemon_stopping", "config_reloaded"]
-
-
-def test_a_log_file_never_holds_who_writes_it(tmp_path: Path) -> None:
-    """A FIFO in its place: no writer waits for a reader, nor for one who stands still;
-    at the start it is an error.
-    """
-    path = tmp_path / "batchd.log"
-    log.configure("info", "console", str(path))
-    logger = log.get_logger()
-    path.unlink()
-    os.mkfifo(path)
-    logger.info(Action.DAEMON_STARTED)
-    with pytest.raises(NotPossibleError, match="cannot be written"):
-        log.configure("info", "console", str(path))
-    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        for _ in range(100):
-            logger.info(Action.DAEMON_STARTED, message="x" * 2000)
-        assert _lines(os.read(reader, 2000 + 200).decode().splitlines()[0])
-    finally:
-        os.close(reader)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
-def test_a_log_file_is_written_through_no_link_of_another_user(tmp_path: Path) -> None:
-    """Nor into another user's own file:
-    at the start it is an error, and later it is passed over.
-    """
-    victim, link, theirs = (tmp_path / name for name in ("victim", "link", "theirs"))
-    link.symlink_to(victim)
-    theirs.touch()
-    for path in (link, theirs):
-        os.chown(path, 65534, 65534, follow_symlinks=False)
-        with pytest.raises(NotPossibleError, match="another user"):
-            log.configure("info", "console", str(path))
-    log.configure("info", "console", str(tmp_path / "ours"))
-    (tmp_path / "ours").unlink()
-    link.rename(tmp_path / "ours")
-    log.get_logger().info(Action.DAEMON_STARTED)
-    assert not victim.exists()
-    assert theirs.read_bytes() == b""
 
 
 def _read(file: io.FileIO) -> bytes:
