@@ -296,8 +296,8 @@ def _to_stderr(form: LineFormat) -> Callable[[dict[str, Any]], None]:
         return _columns()
     if form == "auto" and leads_to_journal(2):
         # sd-daemon(3): systemd takes the prefix off the line, and keeps it as the priority.
-        return _rendered(lambda line: f"<{_PRIORITIES[line['level']]}>{_encode(line).decode()}")
-    return _rendered(lambda line: _encode(line).decode())
+        return _rendered(lambda line: f"<{_PRIORITIES[line['level']]}>{_encode(line)}")
+    return _rendered(_encode)
 
 
 def leads_to_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:
@@ -350,15 +350,14 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _encode(line: dict[str, Any]) -> bytes:
+def _encode(line: dict[str, Any]) -> str:
     import msgspec
 
     try:
-        text = msgspec.json.encode(line, enc_hook=str).decode()
-        return escape_json(text).encode() + b"\n"
+        return escape_json(msgspec.json.encode(line, enc_hook=str).decode()) + "\n"
     except (UnicodeEncodeError, TypeError, ValueError, msgspec.MsgspecError):
         # A lone surrogate or an odd key deep in a value: ASCII escapes carry anything.
-        return json.dumps(line, default=str, skipkeys=True).encode() + b"\n"
+        return json.dumps(line, default=str, skipkeys=True) + "\n"
 
 
 def _rendered(render: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], None]:
