@@ -1459,7 +1459,7 @@ def test_without_a_look_nothing_is_said_of_changes(spool: Any) -> None:
         spool.batchd("submit", spool.write("b.json", tasks))
         spool.eventually((spool.folder / "outbox/b/001/notes.txt").exists)
         assert spool.batchd("pause", "b").returncode == 0
-        spool.eventually(lambda: "parked" in spool.batchd("status", "b/001").stdout)
+        spool.eventually(lambda: "waiting since" in spool.batchd("status", "b/001").stdout)
         assert spool.batchd("cancel", "b").returncode == 0
         spool.eventually((spool.folder / "outbox/b/summary.json").exists)
         assert spool.result("b", "001")["changes"] is None
