@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -195,10 +196,11 @@ def _serve(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             daemon.kill()
 
 
-async def _until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 (other processes set no events)
-            await asyncio.sleep(0.01)
+async def _until(condition: Callable[[], object], why: Callable[[], object] = str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, why()
+        await asyncio.sleep(0.01)
 
 
 def _status(folder: Path) -> dict[str, Any]:
@@ -438,7 +440,8 @@ def test_a_model_that_takes_no_tools_gives_one_reason_and_goes_on_once_that_is_c
             assert server.totals.requests <= 10
             _configure(tmp_path, server.base_url, "responses", model)
             daemon.send_signal(signal.SIGHUP)
-            await _until((tmp_path / "outbox/b/summary.json").exists)
+            done = (tmp_path / "outbox/b/summary.json").exists
+            await _until(done, lambda: (_status(tmp_path), (tmp_path / "log").read_text()[-9000:]))
             daemon.send_signal(signal.SIGTERM)
             assert daemon.wait(PATIENCE_S) == 0
         assert [r["status"] for r in _results(tmp_path)] == ["completed"] * 200
