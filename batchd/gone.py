@@ -22,7 +22,8 @@ _PLACED = 'leave it out, or name a machine of [pool] machines: "machine": "node7
 GONE_KEYS: Mapping[str, str] = {
     "metrics.textfile": "set [metrics] listen and have Prometheus fetch it; for node_exporter, have "
     "a timer write what curl gets there into its file",
-    "log.file": "redirect standard error, which gets JSON lines then: batchd serve 2>> FILE",
+    "log.file": "redirect standard error, which gets JSON lines then: batchd serve 2>> FILE, or "
+    "StandardError=append:FILE in the unit",
     "pool.listen": _MACHINES,
     "pool.advertise": _MACHINES,
     "pool.gpus": "leave it out: a task may name its machine",
