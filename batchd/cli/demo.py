@@ -24,6 +24,8 @@ from batchd.store.queries import StoreReader
 
 #: How long the daemon may take to be ready, and to end.
 _PATIENCE_S = 30.0
+#: How long it may not answer while it works: nobody starts another one here.
+_GONE_S = 5.0
 #: Runs a module of ours, and none that lies in the working directory.
 _PYTHON = (sys.executable, "-P", "-m")
 
@@ -95,7 +97,9 @@ def play(spool: Path, speed: float, config: str = "") -> int:
         inbox.drop(spool / "inbox", "task.json", sample.read_bytes())
         with StoreReader(formatting.store_path(spool / ".batchd")) as reader:
             watch = progress.ProgressWatch(reader, lambda r: r.batches())
-            submit.follow(watch, partial(submit.takes, spool / ".batchd"), quiet=False)
+            submit.follow(
+                watch, partial(submit.takes, spool / ".batchd"), quiet=False, patience_s=_GONE_S
+            )
             rows = reader.batches()
     code = summary_text.report(rows)
     # Where things lie, and how to go on, from where batchd is installed.
