@@ -107,7 +107,7 @@ class Governor:
             self._roomless.setdefault(call.ref, asyncio.get_running_loop().time())
         else:
             # Before the next in line takes the place of this call.
-            self._provider(call.provider).failed(before, failure)
+            self._provider(call.provider).failed(before, failure, busy=busy(failure))
         decision = self.outages.judge(before, failure)
         if before.granted:
             self._end(before, before.reserved if failure.unsettled else 0.0)
@@ -164,7 +164,7 @@ class Governor:
         permit = self._permits.get(ref)
         if permit is not None and permit.granted:
             if failure is not None and not cut and not full(permit.call.tier, failure):
-                self._provider(permit.call.provider).failed(permit, failure)
+                self._provider(permit.call.provider).failed(permit, failure, busy=busy(failure))
                 self.outages.noticed(permit, failure)
             self._end(permit, permit.reserved if failure and failure.unsettled else 0.0)
 

@@ -124,7 +124,7 @@ class Pace:
     ) -> None:
         """Learn that a request failed (None: nothing is known of it).
 
-        ``under_way``: requests at that moment, this one included.
+        ``under_way``: requests at that moment, this one included; 0: they were not too many.
         """
         if ticket is None:
             ticket = SentRequest(now, 0.0, None)
@@ -135,7 +135,7 @@ class Pace:
             if failure.kind is FailureKind.RATE_LIMITED:
                 wait_s = self._refused(ticket, now, failure)
             self.paused_until = max(self.paused_until, now + wait_s)
-        if failure.kind in _CONCURRENCY_FAILURES:
+        if failure.kind in _CONCURRENCY_FAILURES and under_way:
             self._crowd.failed(ticket.at, now, under_way)
 
     def heard(self, limits: Sequence[RateLimit], now: float) -> None:

@@ -213,13 +213,19 @@ class ProviderQueue:
             cached = usage.cached_input_tokens
             self.pace.answered(permit.ticket, now, usage.total_tokens, cached)
 
-    def failed(self, permit: Permit, failure: Failure) -> None:
-        """Pace by a failure, unless the call's model alone is parked: that is not about pace."""
-        own = self.breakers.get(permit.call.model)
-        if own is not None and own.outage is not None:
+    def failed(self, permit: Permit, failure: Failure, *, busy: bool) -> None:
+        """Pace by a failure, unless the call's model alone is parked: that is not about pace.
+
+        ``busy``: the provider says that it has too much to do. What a task meets again, while
+        others are answered, is no reason to let fewer of those go at a time.
+        """
+        breaker = self.breakers.get(permit.call.model)
+        if breaker is not None and breaker.outage is not None:
             return
         now = asyncio.get_running_loop().time()
-        self.pace.failed(permit.ticket, now, failure, self._under_way)
+        failing = self.failing.get(permit.call.ref)
+        own = failing is not None and self.answered_from >= failing.since and not busy
+        self.pace.failed(permit.ticket, now, failure, 0 if own else self._under_way)
 
     def pump(self) -> None:
         """Serve all whose turn it is."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -81,10 +81,12 @@ def _patterns() -> FormatChecker:
 
 
 def _foreign(schema: Mapping[str, Any]) -> Iterator[tuple[Place, Problem]]:
-    """Find references out of the schema:
-    fetching one would let a task file make the worker call any address.
+    """Find references out of the schema, and to nothing: fetching one would let a task file make
+    the worker call any address, and each round of a task would fail of the other.
     """
     waiting: list[tuple[Place, Any]] = [((), schema)]
+    within: list[tuple[Place, str]] = []
+    rebased = False
     while waiting:
         at, item = waiting.pop()
         if isinstance(item, list):
@@ -95,3 +97,21 @@ def _foreign(schema: Mapping[str, Any]) -> Iterator[tuple[Place, Problem]]:
         reference = item.get("$ref")
         if isinstance(reference, str) and not reference.startswith("#"):
             yield (*at, "$ref"), Problem("", "it must lie in this schema", "#/$defs/…")
+        elif isinstance(reference, str) and reference.startswith("#/"):
+            within.append(((*at, "$ref"), reference))
+        rebased |= bool(at) and isinstance(item.get("$id"), str)
+    for at, reference in within:
+        # Below an address of its own a part counts from there.
+        if not rebased and not _there(schema, reference):
+            yield at, Problem("", f"there is no {reference[:200]} in this schema")
+
+
+def _there(value: Any, pointer: str) -> bool:
+    """Return whether a JSON pointer (RFC 6901) leads to something."""
+    for part in unquote(pointer).split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        try:
+            value = value[int(key)] if isinstance(value, list) else value[key]
+        except (KeyError, ValueError, IndexError, TypeError):
+            return False
+    return True

@@ -31,15 +31,13 @@ files = { npm = "tokens/npm" }
 kind = "command"
 command = ["/bin/sh", "FOLDER/tool/notifier"]
 on = ["budget_reached"]
-[log]
-file = "logs/batchd.log"
 """
 
 
 @pytest.fixture
 def rooms(camp: Camp) -> Camp:
     """A spool that lets tasks work wherever they like, its own rooms apart."""
-    for name in ("keys/key", "tokens/npm", "logs/batchd.log", "tool/notifier"):
+    for name in ("keys/key", "tokens/npm", "tool/notifier"):
         camp.own(camp.folder / name, "some-secret-value")
     config = camp.folder / "config.toml"
     config.write_text(config.read_text() + ROOM.replace("FOLDER", str(camp.folder)))
@@ -94,7 +92,6 @@ def test_no_directory_of_batchds_own(rooms: Camp) -> None:
             "outbox": "is the outbox folder",
             "keys": "holds a key file",
             "tokens": "holds a key file",
-            "logs": "holds the log",
             "repo/../keys": "holds a key file",
             str(own): "is the program itself",
             str(own / "sandbox"): "lies in the program itself",

@@ -816,6 +816,35 @@ def test_what_fails_while_others_are_answered_is_not_always_the_tasks_own_fault(
     asyncio.run(scenario())
 
 
+def test_a_task_that_fails_alone_takes_no_places_from_others() -> None:
+    """What it meets first may be of all; met again while others are answered, it is its own."""
+
+    async def scenario() -> None:
+        g = governor(max_concurrent=16, max_backoff_s=0.02)
+        odd, others = Task(g, "odd"), [Task(g, str(i)) for i in range(7)]
+        for task in (odd, *others):
+            task.ask()
+        odd.answered.clear()
+        odd.failed(FailureKind.OVERLOADED, http_status=500)
+        assert g.figures()["p"]["concurrent"] == 4
+        for other in others:
+            g.answered(other.ref, 0.0)
+        others[0].answered.clear()
+        others[0].ask()
+        await others[0].answered.wait()
+        g.answered(others[0].ref, 0.0)
+        await odd.answered.wait()
+        assert (places := g.figures()["p"]["concurrent"]) == 5
+        odd.answered.clear()
+        odd.failed(FailureKind.OVERLOADED, http_status=500)
+        assert g.figures()["p"]["concurrent"] == places
+        await odd.answered.wait()
+        odd.failed(FailureKind.OVERLOADED, http_status=503)
+        assert g.figures()["p"]["concurrent"] < places
+
+    asyncio.run(scenario())
+
+
 def test_refusals_of_a_storm_count_against_no_other_failure() -> None:
     """While others are answered, a task ends for what it met more than ``max_retries`` times beside
     a busy provider, and is parked for a first refused key, also where it was parked before.

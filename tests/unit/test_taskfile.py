@@ -339,7 +339,12 @@ def test_all_errors_at_once(spool: Config, tmp_path: Path) -> None:
                     "check": "a\0",
                     "output_schema": {
                         "type": "objekt",
-                        "properties": {"x": {"pattern": "("}, "y": {"$ref": "http://169.254.0.1/"}},
+                        "properties": {
+                            "x": {"pattern": "("},
+                            "y": {"$ref": "http://169.254.0.1/"},
+                            "z": {"$ref": "#/$defs/no"},
+                            "w": {"$ref": "#/properties/z"},
+                        },
                     },
                 },
                 3,
@@ -381,6 +386,7 @@ def test_all_errors_at_once(spool: Config, tmp_path: Path) -> None:
             "it is not a valid JSON Schema: '(' is not a 'regex'"
         ),
         "tasks[4].output_schema.properties.y['$ref']": "it must lie in this schema (#/$defs/…)",
+        "tasks[4].output_schema.properties.z['$ref']": "there is no #/$defs/no in this schema",
         "tasks[5]": 'it must be an object (such as {"first_prompt": "…"})',
         "tasks[6].dir": f"{tmp_path}/work/nope does not exist (make it, or leave dir out for a fresh directory)",
         "tasks[6].priority": "it must be a valid integer (it is 1.5)",
