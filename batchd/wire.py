@@ -112,11 +112,29 @@ class Hello(Struct, frozen=True, kw_only=True):
     machine: MachineFacts | None = None
 
 
-class Run(Struct, frozen=True, kw_only=True):
-    """Down: work on this task; also to resume it, with its history."""
+class _OfAttempt(Struct, frozen=True):
+    """What all messages about an attempt at a task have."""
 
     ref: Ref
     attempt: int
+
+
+class _Committing(_OfAttempt, frozen=True, kw_only=True):
+    """What comes up with events that are to become durable."""
+
+    #: The number of the first of ``events``.
+    seq: int
+    events: tuple[msgspec.Raw, ...]
+    #: By provider: its rate limits, as far as they were reported
+    #: since the last message; never stored.
+    limits: Mapping[str, tuple[RateLimit, ...]] = field(default_factory=dict)
+    #: By model: what it was seen to refuse and to do without, since the last message.
+    lessons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class Run(_OfAttempt, frozen=True, kw_only=True):
+    """Down: work on this task; also to resume it, with its history."""
+
     task: Task
     batch: Batch
     #: Model, judge and prices from today's configuration; a task that has started keeps its own.
@@ -142,27 +160,21 @@ class Run(Struct, frozen=True, kw_only=True):
     history: tuple[msgspec.Raw, ...] = ()
 
 
-class History(Struct, frozen=True, kw_only=True):
+class History(_OfAttempt, frozen=True, kw_only=True):
     """Down: an earlier part of the history that a ``Run`` of this attempt ends."""
 
-    ref: Ref
-    attempt: int
     events: tuple[msgspec.Raw, ...]
 
 
-class CancelTask(Struct, frozen=True):
+class CancelTask(_OfAttempt, frozen=True):
     """Down: end this task as cancelled."""
 
-    ref: Ref
-    attempt: int
     message: str = ""
 
 
-class Park(Struct, frozen=True):
+class Park(_OfAttempt, frozen=True):
     """Down: give this task's slot back at the next durable point."""
 
-    ref: Ref
-    attempt: int
     cause: str = ""
 
 
@@ -176,26 +188,18 @@ class Retune(Struct, frozen=True):
     settings: WorkerSettings
 
 
-class Ask(Struct, frozen=True, kw_only=True):
-    """Up: may this task make a model call? Answered by ``Granted`` or ``Denied``, at its time."""
+class Ask(_Committing, frozen=True, kw_only=True):
+    """Up: may this task make a model call? Its events are committed with the permit.
 
-    ref: Ref
-    attempt: int
-    #: The number of the first of ``events``.
-    seq: int
-    #: To be committed with the permit.
-    events: tuple[msgspec.Raw, ...]
+    Answered by ``Granted`` or ``Denied``, at its time.
+    """
+
     purpose: Purpose
     #: ``provider/model``.
     model: str
     #: Estimated.
     input_tokens: int
     max_output_tokens: int
-    #: By provider: its rate limits, as far as they were reported
-    #: since the last message; never stored.
-    limits: Mapping[str, tuple[RateLimit, ...]] = field(default_factory=dict)
-    #: By model: what it was seen to refuse and to do without, since the last message.
-    lessons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Failed(Struct, frozen=True, kw_only=True):
@@ -208,64 +212,43 @@ class Failed(Struct, frozen=True, kw_only=True):
     failure: Failure
 
 
-class Granted(Struct, frozen=True):
+class Granted(_OfAttempt, frozen=True):
     """Down: make the call now. ``event`` is committed already, and takes the next number."""
 
-    ref: Ref
-    attempt: int
     event: CallStarted
 
 
-class Denied(Struct, frozen=True, kw_only=True):
+class Denied(_OfAttempt, frozen=True, kw_only=True):
     """Down: make no call. Park, or finish as the event says; the worker records it."""
 
-    ref: Ref
-    attempt: int
     #: An encoded ``CallDenied`` to finish with, or an encoded ``Suspended`` to park with.
     event: msgspec.Raw
 
 
-class Record(Struct, frozen=True, kw_only=True):
+class Record(_Committing, frozen=True, kw_only=True):
     """Up: make these events durable. Answered by ``Ack`` or ``Nack``."""
 
-    ref: Ref
-    attempt: int
-    seq: int
-    events: tuple[msgspec.Raw, ...]
-    #: As in ``Ask``.
-    limits: Mapping[str, tuple[RateLimit, ...]] = field(default_factory=dict)
-    lessons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-
-class Ack(Struct, frozen=True):
+class Ack(_OfAttempt, frozen=True):
     """Down: every event below ``seq`` is durable."""
 
-    ref: Ref
-    attempt: int
     seq: int
 
 
-class Nack(Struct, frozen=True):
+class Nack(_OfAttempt, frozen=True):
     """Down: this attempt is stale or its events were refused: stop working on it, write nothing."""
 
-    ref: Ref
-    attempt: int
 
-
-class Progress(Struct, frozen=True, kw_only=True):
+class Progress(_OfAttempt, frozen=True, kw_only=True):
     """Up: what a task is doing right now; for people, never durable."""
 
-    ref: Ref
-    attempt: int
     step: Activity
     detail: str = ""
 
 
-class Done(Struct, frozen=True):
+class Done(_OfAttempt, frozen=True):
     """Up: the slot is free."""
 
-    ref: Ref
-    attempt: int
     outcome: DoneAs
     #: For ``failed`` and ``refused``: for the log.
     message: str = ""
