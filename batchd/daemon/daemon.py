@@ -89,7 +89,7 @@ class Daemon:
     #: What ``check`` looks with.
     look: HostCheck | None = None
     #: What works on a task, ``module:function``.
-    agent: str = "batchd.agent:run"
+    agent: str = "batchd.agent.loop:run"
     #: The trouble that keeps what a ``command`` brought about from the outbox;
     #: the next daemon writes it.
     left: tuple[OpenTrouble, ...] = field(default=(), init=False)

@@ -160,7 +160,7 @@ def _be_worker(sock: socket.socket, parent: int) -> NoReturn:
         os.setsid()
         processes.end_with(str(parent))
         # The parent, which lives as long, does without.
-        from batchd.agent import run
+        from batchd.agent.loop import run
         from batchd.pool.here import Here
         from batchd.pool.lease import Deadline, Lease
         from batchd.pool.worker import Worker

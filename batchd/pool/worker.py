@@ -24,7 +24,8 @@ import msgspec
 from msgspec.structs import replace
 
 from batchd import free_room, pauses, processes, results, wire
-from batchd.agent import AgentServices, AttemptEnd, Reply, StopSignal
+from batchd.agent.loop import AttemptEnd
+from batchd.agent.services import AgentServices, Reply, StopSignal
 from batchd.errors import (
     FolderError,
     NotPossibleError,
@@ -356,7 +357,7 @@ class Worker:
 
 @dataclass(eq=False, repr=False)
 class WorkerAgentServices:
-    """The services of one agent: its ``agent.AgentServices``."""
+    """The services of one agent: its ``AgentServices``."""
 
     _run: wire.Run
     masker: Masker

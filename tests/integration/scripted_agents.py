@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from batchd import agent, events, wire
+from batchd import events, wire
+from batchd.agent import loop, services
 from batchd.errors import StaleAttemptError
 from batchd.pool import worker
 from batchd.records import Purpose
@@ -22,21 +23,21 @@ from batchd.records import Purpose
 _KEPT: list[bytes] = []
 
 
-async def dies(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
+async def dies(run: wire.Run, host: services.AgentServices) -> loop.AttemptEnd:
     """Work as usual; a task that is asked to die takes the worker with it."""
     if "die" in run.task.first_prompt:
         os.kill(os.getpid(), signal.SIGKILL)
-    return await agent.run(run, host)
+    return await loop.run(run, host)
 
 
-async def dies_once(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
+async def dies_once(run: wire.Run, host: services.AgentServices) -> loop.AttemptEnd:
     """Work as usual; a task that is to die takes the first worker with it."""
     if "die" in run.task.first_prompt and run.attempt == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    return await agent.run(run, host)
+    return await loop.run(run, host)
 
 
-async def dies_when_asked(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
+async def dies_when_asked(run: wire.Run, host: services.AgentServices) -> loop.AttemptEnd:
     """Work as usual;
     a task that is to die does so once there is a file ``ask`` beside the results.
     """
@@ -44,20 +45,20 @@ async def dies_when_asked(run: wire.Run, host: agent.AgentServices) -> agent.Att
         while not Path(run.batch.folder, "ask").exists():  # noqa: ASYNC110, ASYNC240 (another process makes it)
             await asyncio.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
-    return await agent.run(run, host)
+    return await loop.run(run, host)
 
 
-async def breaks(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
+async def breaks(run: wire.Run, host: services.AgentServices) -> loop.AttemptEnd:
     """Break as a bug would."""
     raise RuntimeError(f"a bug, in {run.ref}, {host.clock() > 0}")
 
 
-async def stops_its_process(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
+async def stops_its_process(run: wire.Run, host: services.AgentServices) -> loop.AttemptEnd:
     """Stop the whole worker at the first attempt, so that its heart stands still."""
     if run.attempt == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
     await asyncio.sleep(0)
-    return await agent.run(run, host)
+    return await loop.run(run, host)
 
 
 def _note(run: wire.Run, name: str, text: str) -> None:
@@ -66,7 +67,7 @@ def _note(run: wire.Run, name: str, text: str) -> None:
         file.write(text)
 
 
-async def notes_its_process(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
+async def notes_its_process(run: wire.Run, host: services.AgentServices) -> loop.AttemptEnd:
     """Leave a line about where each attempt ran;
     work as usual, or die where the prompt asks for it.
     """
@@ -75,23 +76,23 @@ async def notes_its_process(run: wire.Run, host: agent.AgentServices) -> agent.A
         # Late enough for the neighbours to be at work.
         await asyncio.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
-    return await agent.run(run, host)
+    return await loop.run(run, host)
 
 
-async def dies_before_any_event(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
+async def dies_before_any_event(run: wire.Run, host: services.AgentServices) -> loop.AttemptEnd:
     """Take the worker with it before anything is recorded."""
     os.kill(os.getpid(), signal.SIGKILL)
-    return await agent.run(run, host)
+    return await loop.run(run, host)
 
 
-async def spins(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
+async def spins(run: wire.Run, host: services.AgentServices) -> loop.AttemptEnd:
     """Keep the process busy for ever, its loop and its signal handlers too."""
     while run and host:
         pass
-    return await agent.run(run, host)
+    return await loop.run(run, host)
 
 
-async def clings(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
+async def clings(run: wire.Run, host: services.AgentServices) -> loop.AttemptEnd:
     """Take back the order to be killed with the daemon,
     and see nothing of its death for a while.
     """
@@ -101,20 +102,20 @@ async def clings(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) & ~os.O_ASYNC)
     _note(run, "clings", f"{os.getpid()}")
     time.sleep(8)  # noqa: ASYNC251 (nothing else may run)
-    return await agent.run(run, host)
+    return await loop.run(run, host)
 
 
-async def breaks_the_heart(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
+async def breaks_the_heart(run: wire.Run, host: services.AgentServices) -> loop.AttemptEnd:
     """Take away what the heart of the worker needs,
     at the first attempt, and wait for what never comes.
     """
     if run.attempt == 1:
         os.close(worker._statm(os.getpid()))
         await asyncio.Event().wait()
-    return await agent.run(run, host)
+    return await loop.run(run, host)
 
 
-async def speaks_for_another_attempt(run: wire.Run, host: Any) -> agent.AttemptEnd:
+async def speaks_for_another_attempt(run: wire.Run, host: Any) -> loop.AttemptEnd:
     """Record and ask under an attempt that is not its own; then work as usual."""
     own, host.attempt = host.attempt, host.attempt - 1
     body = msgspec.Raw(events.encode(events.Suspended(at=0.0, cause="drain")))
@@ -138,25 +139,25 @@ async def speaks_for_another_attempt(run: wire.Run, host: Any) -> agent.AttemptE
         refused += 1
     _note(run, "refused", f"{refused}")
     host.attempt = own
-    return await agent.run(run, host)
+    return await loop.run(run, host)
 
 
-async def grows(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
+async def grows(run: wire.Run, host: services.AgentServices) -> loop.AttemptEnd:
     """Keep memory that is never given back, and stay for a few heartbeats."""
     _note(run, "attempts", f"{os.getpid()} {run.ref.task} {run.attempt}\n")
     _KEPT.append(b"x" * (200 << 20))
     await asyncio.sleep(1.2)
-    return await agent.run(run, host)
+    return await loop.run(run, host)
 
 
-async def waits_for_ever(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
+async def waits_for_ever(run: wire.Run, host: services.AgentServices) -> loop.AttemptEnd:
     """Wait for what never comes at the first attempt, as an agent does whose wake-up is lost."""
     if run.attempt == 1:
         await asyncio.Event().wait()
-    return await agent.run(run, host)
+    return await loop.run(run, host)
 
 
-async def makes_a_folder(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
+async def makes_a_folder(run: wire.Run, host: services.AgentServices) -> loop.AttemptEnd:
     """Make the folder that its prompt names."""
     os.mkdir(run.task.first_prompt)  # one system call, in which all of it stands
-    return await agent.run(run, host)
+    return await loop.run(run, host)

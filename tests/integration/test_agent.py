@@ -23,8 +23,8 @@ from patience import PATIENCE_S
 from standin.server import ModelServer
 from standin.settings import ServerSettings
 
-from batchd import agent, events, wire
-from batchd.agent import evaluate, prompts, tools
+from batchd import events, wire
+from batchd.agent import evaluate, loop, prompts, services, tools
 from batchd.demo.recordings import Recording
 from batchd.errors import FolderError
 from batchd.llm import ModelClient
@@ -60,7 +60,7 @@ class Grantor:
 
     client: ModelClient
     sandbox: Sandbox
-    stop: agent.StopSignal = field(default_factory=agent.StopSignal)
+    stop: services.StopSignal = field(default_factory=services.StopSignal)
     masker: Masker = field(default_factory=Masker)
     agents_md: bool = True
     away: bool = False
@@ -79,7 +79,7 @@ class Grantor:
         assert seq == len(self.durable)
         self.durable += wire.unraw(bodies)
 
-    async def ask(self, ask: wire.Ask) -> agent.Reply:
+    async def ask(self, ask: wire.Ask) -> services.Reply:
         """Commit, and grant."""
         self._commit(ask.seq, ask.events)
         granted = events.CallStarted(
@@ -91,7 +91,7 @@ class Grantor:
         self.durable.append(granted)
         return granted
 
-    async def failed(self, failed: wire.Failed) -> agent.Reply:
+    async def failed(self, failed: wire.Failed) -> services.Reply:
         """Grant once more, then give up."""
         self.failures += 1
         if self.failures == 1:
@@ -157,7 +157,7 @@ class Scene:
         history: list[events.Event] | None = None,
         *,
         protocol: ToolProtocol = "auto",
-    ) -> agent.AttemptEnd:
+    ) -> loop.AttemptEnd:
         """Run a task from its history to its end."""
         setup = ModelSetup(name=task.model, tools=protocol)
         self.host.durable = list(history or ())
@@ -174,7 +174,7 @@ class Scene:
             queued_at=time.time(),
             history=wire.raw(self.host.durable),
         )
-        ended = await agent.run(run, self.host)
+        ended = await loop.run(run, self.host)
         if ended.outcome != "stale":
             assert self.host.durable == list(ended.events)
         return ended
@@ -431,7 +431,7 @@ def test_a_cancellation_just_ahead_of_an_effect_is_not_missed(tmp_path: Path, ef
     cancel = events.CancelRequested(at=time.time(), message="enough")
 
     class Late(Grantor):
-        async def ask(self, ask: wire.Ask) -> agent.Reply:
+        async def ask(self, ask: wire.Ask) -> services.Reply:
             granted = await super().ask(ask)
             if effect == "model":
                 self.stop.request(cancel)
@@ -481,7 +481,7 @@ def test_a_drained_task_stops_at_a_durable_point_and_goes_on_later(tmp_path: Pat
         ended = await running
         assert ended.outcome == "suspended"
         assert ended.state.tally.calls == 1
-        scene.host.stop = agent.StopSignal()
+        scene.host.stop = services.StopSignal()
         again = await scene.run(job, list(ended.events))
         assert again.state.finished is not None
         assert again.state.finished.status is TaskStatus.COMPLETED

@@ -87,7 +87,7 @@ def attempts(folder: Path) -> list[tuple[int, str, int]]:
 
 
 def work_off(
-    settings: config.Config, data: bytes, agent: str = "batchd.agent:run", *listeners: Listener
+    settings: config.Config, data: bytes, agent: str = "batchd.agent.loop:run", *listeners: Listener
 ) -> None:
     """Run a daemon until a batch is done."""
 
@@ -117,7 +117,7 @@ def until(condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> flo
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, agent: str = "batchd.agent:run", *more: str
+    folder: Path, agent: str = "batchd.agent.loop:run", *more: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a daemon with scripted agents as a process; it is killed at the end, if it still runs."""
     script = [sys.executable, "-m", "scripted_daemon", str(folder / "config.toml")]
@@ -170,7 +170,7 @@ def test_a_worker_dies_with_its_daemon(tmp_path: Path, slow_server: str, state: 
     also where it cannot run a line of code.
     """
     configured(tmp_path, slow_server, processes=1)
-    agent = "scripted_agents:spins" if state == "spinning" else "batchd.agent:run"
+    agent = "scripted_agents:spins" if state == "spinning" else "batchd.agent.loop:run"
     with serving(tmp_path, agent) as daemon:
         until(lambda: workers(tmp_path))
         (worker,) = workers(tmp_path)
@@ -766,7 +766,7 @@ def test_a_worker_can_be_killed_the_instant_that_it_has_ended(tmp_path: Path) ->
     async def scenario() -> None:
         up = asyncio.Event()
         lock = os.open(tmp_path, os.O_RDONLY)
-        engine = local.LocalEngine(lock, "batchd.agent:run", tmp_path)
+        engine = local.LocalEngine(lock, "batchd.agent.loop:run", tmp_path)
         worker = engine.worker(lambda _worker, _message: up.set())
         try:
             await worker.start()
