@@ -206,10 +206,8 @@ def _call(task: Task, state: TaskState, purpose: Purpose, input_tokens: int) -> 
 
 
 def _timeout(reason: Reason, message: str) -> Finish:
-    error = ErrorInfo(type=reason, message=message)
-    return Finish(Verdict(status=TaskStatus.TIMEOUT, reason=reason, error=error))
+    return Finish(Verdict.of(TaskStatus.TIMEOUT, reason, message))
 
 
 def _error(reason: Reason, message: str) -> Finish:
-    error = ErrorInfo(type=reason, message=message)
-    return Finish(Verdict(status=TaskStatus.ERROR, reason=reason, error=error))
+    return Finish(Verdict.of(TaskStatus.ERROR, reason, message))

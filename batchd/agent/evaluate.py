@@ -14,7 +14,6 @@ from batchd.agent import context, prompts, seen, tools
 from batchd.children import ChildBugError, ChildDiedError, Children
 from batchd.llm import ModelRequest
 from batchd.records import (
-    ErrorInfo,
     Evaluation,
     FileChanges,
     Purpose,
@@ -97,8 +96,7 @@ async def at_the_end(place: Workplace, verdict: Verdict) -> Verdict:
     if verdict.status is not TaskStatus.COMPLETED or not (full := await place.full()):
         return verdict
     message = f"at its end, {full}; its directory stays as it is"
-    error = ErrorInfo(type=Reason.DISK, message=message)
-    return Verdict(status=TaskStatus.ERROR, reason=Reason.DISK, error=error)
+    return Verdict.of(TaskStatus.ERROR, Reason.DISK, message)
 
 
 async def output_schema(schema: Mapping[str, Any], answer: str) -> Evaluation:
@@ -175,14 +173,12 @@ def request(
         "\n".join(ran) or "- none",
         state.answer.strip() or "(empty)",
     )
-    budget = context.judged(state.setup(Purpose.JUDGE))
-    messages = prompts.judge(*context.fitted(evidence, budget))
+    messages = prompts.judge(*context.fitted(evidence, context.judged(setup)))
     asked = tokens.count_messages(messages)
-    room = context.room(asked, setup)
     return asked, ModelRequest(
         messages=messages,
         tools=(),
-        max_output_tokens=min(most, room),
+        max_output_tokens=min(most, context.room(asked, setup)),
         schema=prompts.JUDGE_SCHEMA,
     )
 

@@ -22,7 +22,7 @@ from batchd.agent.perform import Performer
 from batchd.agent.services import AgentServices, EventBuffer
 from batchd.errors import FolderError, SandboxError, StaleAttemptError, WorkspaceError
 from batchd.events import CallStarted, ClockMoved, Event, Resumed, TaskStarted
-from batchd.records import ErrorInfo, Reason, TaskStatus, Trigger
+from batchd.records import Reason, TaskStatus, Trigger
 from batchd.sandbox import Workplace
 from batchd.taskstate import TaskState, Verdict, apply, fold
 from batchd.workspace import clones
@@ -78,8 +78,8 @@ class _Agent:
             reason = Reason.SANDBOX if isinstance(error, SandboxError) else Reason.WORKSPACE
             if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EFBIG:
                 reason = Reason.DISK  # more than the task may have on it
-            info = ErrorInfo(type=reason, message=self._host.masker.text(str(error)))
-            verdict = Verdict(status=TaskStatus.ERROR, reason=reason, error=info)
+            message = self._host.masker.text(str(error))
+            verdict = Verdict.of(TaskStatus.ERROR, reason, message)
             self._add(
                 self._host.finish(self.state, verdict, self._host.clock(), triggers=self._triggers)
             )

@@ -262,12 +262,7 @@ def knows(commands: Iterable[FinishedCommand], path: str, quoted: Iterable[str] 
 
 
 def _meets(call: ToolCall, wanted: str) -> bool:
-    try:
-        given = call.given()
-    except (ValueError, RecursionError):
-        return False
-    if not isinstance(given, dict):
-        return False
+    given = call.fields
     command, path = given.get("command"), given.get("path")
     if isinstance(command, str):
         return _names(command, wanted)

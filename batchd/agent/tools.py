@@ -204,12 +204,7 @@ def parse(call: ToolCall) -> ToolRequest | str:
 
 def named(call: ToolCall) -> str:
     """Return a tool call as one short line: the command, or the tool with its path."""
-    try:
-        given = call.given()
-    except (ValueError, RecursionError):
-        given = None
-    if not isinstance(given, dict):
-        given = {}
+    given = call.fields
     text = given.get("command") or f"{call.name} {given.get('path', '')}"
     return " ".join(str(text).split())[:_MAX_SHOWN_CALL_CHARS]
 

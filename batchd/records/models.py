@@ -115,6 +115,15 @@ class ToolCall(Struct, frozen=True):
         except (msgspec.DecodeError, UnicodeEncodeError):
             return valid_throughout(json.loads(self.arguments, strict=False))
 
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The arguments by name; none where they are no object, or cannot be read."""
+        try:
+            given = self.given()
+        except (ValueError, RecursionError):
+            return {}
+        return given if isinstance(given, dict) else {}
+
 
 class Tool(Struct, frozen=True):
     """A tool that a model may call, in no dialect's own form."""

@@ -26,7 +26,6 @@ from batchd.events import (
 )
 from batchd.records import (
     Answer,
-    ErrorInfo,
     FailureKind,
     Message,
     Purpose,
@@ -240,8 +239,7 @@ def _filtered(answer: Answer) -> Verdict | None:
     message = f"{who} gave no answer: the provider filtered its content"
     if answer.refusal:
         message = f"{who} refuses to answer: {answer.refusal_line}"
-    error = ErrorInfo(type=Reason.CONTENT_FILTER, message=message)
-    return Verdict(status=TaskStatus.ERROR, reason=Reason.CONTENT_FILTER, error=error)
+    return Verdict.of(TaskStatus.ERROR, Reason.CONTENT_FILTER, message)
 
 
 def _compacted(state: TaskState, event: Compacted) -> TaskState:
@@ -263,11 +261,8 @@ def _denied(state: TaskState, event: CallDenied) -> TaskState:
 
 
 def _cancelled(state: TaskState, event: CancelRequested) -> TaskState:
-    error = ErrorInfo(type=event.reason, message=event.message)
-    return replace(
-        state.settled(),
-        verdict=Verdict(status=TaskStatus.CANCELLED, reason=event.reason, error=error),
-    )
+    verdict = Verdict.of(TaskStatus.CANCELLED, event.reason, event.message)
+    return replace(state.settled(), verdict=verdict)
 
 
 def _unchanged(state: TaskState, _event: Event) -> TaskState:

@@ -80,14 +80,10 @@ def step(event: ToolRan) -> Step:
 
 def idle(call: ToolCall) -> bool:
     """Return whether a call does nothing: it is how a model stops that knows no other way."""
-    try:
-        given = call.given()
-    except (ValueError, RecursionError):
-        return False
-    command = given.get("command") if isinstance(given, dict) else None
-    if not isinstance(command, str):
-        return False
-    return all(_NOTHING.fullmatch(part.strip()) for part in _BETWEEN.split(command))
+    command = call.fields.get("command")
+    return isinstance(command, str) and all(
+        _NOTHING.fullmatch(part.strip()) for part in _BETWEEN.split(command)
+    )
 
 
 #: What stands in the conversation for a tool output that was elided.
@@ -168,6 +164,11 @@ class Verdict(Struct, frozen=True, kw_only=True):
     status: TaskStatus
     reason: Reason | None = None
     error: ErrorInfo | None = None
+
+    @classmethod
+    def of(cls, status: TaskStatus, reason: Reason, message: str) -> Verdict:
+        """Return the end of a task that does not complete."""
+        return cls(status=status, reason=reason, error=ErrorInfo(type=reason, message=message))
 
 
 # A struct, as all is that is made for each step:
@@ -454,5 +455,4 @@ def _circled(verdict: Evaluation) -> Verdict:
     and is refused for the same reason each time.
     """
     message = f"it went in circles twice, and the {verdict.by} refused both: {verdict.feedback}"
-    error = ErrorInfo(type=Reason.LOOP, message=message.strip().removesuffix(":"))
-    return Verdict(status=TaskStatus.ERROR, reason=Reason.LOOP, error=error)
+    return Verdict.of(TaskStatus.ERROR, Reason.LOOP, message.strip().removesuffix(":"))

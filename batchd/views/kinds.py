@@ -480,7 +480,7 @@ class ShortenedView(View[Compacted]):
 
 def command(call: ToolCall) -> str:
     """Return what a tool call does: its command or path, where its arguments can be read."""
-    arguments = _arguments(call)
+    arguments = call.fields
     for key in ("command", "path"):
         if isinstance(arguments.get(key), str):
             return f"{call.name} {arguments[key]}"
@@ -507,7 +507,7 @@ def _given(call: ToolCall) -> str:
     """Return what a tool call gives beside its command or path:
     the text of a file, or what is put for what.
     """
-    arguments = _arguments(call)
+    arguments = call.fields
     if isinstance(arguments.get("content"), str):
         return str(arguments["content"])
     old, new = arguments.get("old"), arguments.get("new")
@@ -515,15 +515,6 @@ def _given(call: ToolCall) -> str:
         gone = "".join(f"- {line}\n" for line in old.splitlines())
         return gone + "".join(f"+ {line}\n" for line in new.splitlines())
     return ""
-
-
-def _arguments(call: ToolCall) -> Mapping[str, Any]:
-    """Return a tool call's arguments; none where they cannot be read."""
-    try:
-        arguments = call.given()
-    except (ValueError, RecursionError):
-        return {}
-    return arguments if isinstance(arguments, dict) else {}
 
 
 def _met(event: ToolRan | RoundEvaluated) -> Iterator[Line]:
