@@ -195,7 +195,7 @@ class Commands(Listener):
         if not refs:
             return Cancelled(cancelled=0, ended=over)
         for ref in refs:
-            if not self._lifecycle.knows(ref):
+            if ref not in self._lifecycle.entries:
                 raise targets.left_over(ref.batch)
         wait = _EndWait(set(refs))
         self._waits.append(wait)

@@ -13,6 +13,7 @@ from batchd.daemon.parking_lot import ParkingLot
 from batchd.daemon.writes import DaemonStore
 from batchd.governor import Governor
 from batchd.lifecycle import Lifecycle
+from batchd.lifecycle.holds import ALL
 from batchd.records import Ref
 from batchd.records.tasks import ANYWHERE
 
@@ -82,7 +83,7 @@ class Turns:
     @property
     def _stopped(self) -> bool:
         closing, holds = main_loop.current().closing, self._lifecycle.holds
-        return closing or holds.stopped or self._batches.closed
+        return closing or ALL in holds or self._batches.closed
 
     def _try_alone(self) -> None:
         while self._attempts.pool.slot_alone(ANYWHERE) and (

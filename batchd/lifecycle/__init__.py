@@ -59,7 +59,6 @@ class Lifecycle:
         #: Tasks with the status ``parked``: they have begun, and gave their slot back.
         self._given_back: dict[Ref, None] = {}
         self._counts: Counter[Phase] = Counter()
-        #: Those in the queue that need something of their machine.
         #: What keeps tasks from starting.
         self.holds = Holds()
         #: Whose turn it is.
@@ -112,10 +111,6 @@ class Lifecycle:
         """Whether a task is here, and may still run."""
         entry = self._entries.get(ref)
         return entry is not None and entry.phase.open
-
-    def knows(self, ref: Ref) -> bool:
-        """Whether a task is here, be it over or not."""
-        return ref in self._entries
 
     def ended(self, ref: Ref) -> bool:
         """Whether a task's end is durable."""
@@ -268,7 +263,7 @@ class Lifecycle:
         if isinstance(given, inputs.Published):
             ref = entry.ref
             del self._entries[ref]
-            self._count(entry, entry.phase, -1)
+            self._counts[entry.phase] -= 1
             for hold in entry.holds:
                 self.holds.remove(hold, ref)
             self._given_back.pop(ref, None)
@@ -285,8 +280,8 @@ class Lifecycle:
         before = entry.phase
         entry.phase, effects = decide(entry, given)
         if entry.phase is not before:
-            self._count(entry, before, -1)
-            self._count(entry, entry.phase, 1)
+            self._counts[before] -= 1
+            self._counts[entry.phase] += 1
         if entry.phase is Phase.ENDING and effects:
             entry.wish = None  # it is being carried out: a later one is another order's
         if isinstance(given, inputs.Held):
@@ -314,9 +309,6 @@ class Lifecycle:
             self.queue.vacate(entry)
         return effects
 
-    def _count(self, entry: Entry, phase: Phase, by: int) -> None:
-        self._counts[phase] += by
-
     def _accept(self, facts: TurnFacts) -> None:
         holds = tuple(self.holds.on(facts.ref, facts.after))
         phase = Phase.HELD if holds else Phase.QUEUED
@@ -334,7 +326,7 @@ class Lifecycle:
     def _add(self, entry: Entry) -> None:
         ref = entry.ref
         self._entries[ref] = entry
-        self._count(entry, entry.phase, 1)
+        self._counts[entry.phase] += 1
         self._batches.setdefault(ref.batch, set()).add(ref)
 
     def _after(self, published: inputs.Published) -> list[Effect]:

@@ -114,11 +114,6 @@ class Holds:
         every = (p for causes in self._parkings.values() for p in causes.values())
         return summed(sorted(every, key=lambda parking: parking.since))
 
-    @property
-    def stopped(self) -> bool:
-        """Whether nothing at all may start."""
-        return ALL in self
-
     def causes(self, key: Key) -> Mapping[Cause, Parking]:
         """Return why something waits; empty where it does not."""
         return self._parkings.get(key, {})

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, TypeAlias
 
 from batchd.events import Suspended
@@ -124,22 +123,20 @@ def end_worn_out(_: Entry, given: inputs.Settled) -> Effect:
 
 # The rows, in the order of a task's life
 
-_WAITING = (Phase.QUEUED, Phase.HELD)
 
-
-def _while_it_waits() -> Iterator[Transition]:
-    for waiting in _WAITING:
-        yield Transition(waiting, inputs.Held, None, None)
-        yield Transition(waiting, inputs.Lifted, None, None)
-        yield Transition(waiting, inputs.Reprioritised, None, None)
+def _rows() -> Iterator[Transition]:
+    # A hold and a priority count once it waits, or waits again.
+    for phase in Phase:
+        for given in (inputs.Held, inputs.Lifted, inputs.Reprioritised):
+            if phase is not Phase.PUBLISHED:
+                yield Transition(phase, given, None, None if phase.waits else phase)
+    # While it waits.
+    for waiting in (Phase.QUEUED, Phase.HELD):
         yield Transition(waiting, inputs.CancelOrdered, None, Phase.ENDING, (end_cancelled,))
         yield Transition(waiting, inputs.GiveUp, None, Phase.ENDING, (end,))
         yield Transition(waiting, inputs.Halt, None, None)
     yield Transition(Phase.QUEUED, inputs.SlotFree, None, Phase.RESERVED, (Start,))
-
-
-def _while_it_starts() -> Iterator[Transition]:
-    """Yield what follows while a task has a slot, and no worker has it."""
+    # While it has a slot, and no worker has it.
     for early in (Phase.RESERVED, Phase.STARTING):
         for wish in (inputs.CancelOrdered, inputs.Halt):
             yield Transition(early, wish, None, early)
@@ -158,9 +155,7 @@ def _while_it_starts() -> Iterator[Transition]:
     yield Transition(starting, inputs.TurnedAway, is_cancelled, Phase.ENDING, (Free, end_cancelled))
     yield Transition(starting, inputs.TurnedAway, None, Phase.SUSPENDED, (Free, suspend))
     yield Transition(starting, inputs.Lost, None, Phase.SUSPENDED, (recover,))
-
-
-def _while_it_runs() -> Iterator[Transition]:
+    # While a worker has it.
     yield Transition(Phase.RUNNING, inputs.CancelOrdered, None, Phase.STOPPING, (Stop,))
     yield Transition(Phase.RUNNING, inputs.Halt, None, Phase.STOPPING, (Stop,))
     yield Transition(Phase.STOPPING, inputs.CancelOrdered, None, Phase.STOPPING, (Stop,))
@@ -173,9 +168,7 @@ def _while_it_runs() -> Iterator[Transition]:
         yield Transition(at_work, inputs.Broke, has_ended, Phase.ENDED, (Publish,))
         yield Transition(at_work, inputs.Broke, None, Phase.ENDING, (end,))
         yield Transition(at_work, inputs.Lost, None, Phase.SUSPENDED, (recover,))
-
-
-def _once_it_has_stopped() -> Iterator[Transition]:
+    # Once it has stopped.
     yield Transition(Phase.SUSPENDED, inputs.CancelOrdered, None, Phase.SUSPENDED)
     yield Transition(Phase.SUSPENDED, inputs.Halt, None, Phase.SUSPENDED)
     yield Transition(Phase.SUSPENDED, inputs.Settled, has_ended, Phase.ENDED, (Publish,))
@@ -196,24 +189,9 @@ def _once_it_has_stopped() -> Iterator[Transition]:
             yield Transition(over, vain, None, over)
 
 
-def _at_any_time() -> Iterator[Transition]:
-    """Yield what counts once a task waits again: a hold on what does not wait, and a priority."""
-    for busy in Phase:
-        if busy not in _WAITING and busy is not Phase.PUBLISHED:
-            for given in (inputs.Held, inputs.Lifted, inputs.Reprioritised):
-                yield Transition(busy, given, None, busy)
-
-
 def _table() -> Mapping[tuple[Phase, type[inputs.Input]], tuple[Transition, ...]]:
     found: dict[tuple[Phase, type[inputs.Input]], tuple[Transition, ...]] = {}
-    parts = (
-        _while_it_waits,
-        _while_it_starts,
-        _while_it_runs,
-        _once_it_has_stopped,
-        _at_any_time,
-    )
-    for row in chain.from_iterable(part() for part in parts):
+    for row in _rows():
         key = row.phase, row.input
         found[key] = (*found.get(key, ()), row)
     return found
