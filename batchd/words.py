@@ -175,16 +175,8 @@ def moment(at: float | None) -> str:
 
 def named(scope: str, name: str) -> str:
     """Return a scope as people call it."""
-    words = {
-        "": "everything that waits",
-        "all": "everything",
-        "day": "the day's budget",
-        "provider": f"provider {name}",
-        "model": f"model {name}",
-        "batch": f"batch {name}",
-        "task": f"task {name}",
-    }
-    return escape(words[scope])
+    nameless = {"": "everything that waits", "all": "everything", "day": "the day's budget"}
+    return escape(nameless.get(scope) or f"{scope} {name}")
 
 
 def status(stored: str) -> str:

@@ -201,11 +201,15 @@ class Retry(Order[Retried], frozen=True, kw_only=True):
 # pause, resume
 
 _SCOPE = Field(f"no scope; the scopes are {', '.join(Scope)}")
-_NAME = Field("a name is text")
 
 
-class _ScopeOrder(Order[A], frozen=True):
+class _ScopeOrder(Order[A], frozen=True, kw_only=True):
     """An order about a batch, a task, a provider, a model or everything."""
+
+    #: None: everything but what is uncertain.
+    scope: Annotated[Scope | None, _SCOPE] = None
+    #: Of the provider, model, batch or task.
+    name: Annotated[str, Field("a name is text")] = ""
 
     @classmethod
     def arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -229,6 +233,10 @@ class _ScopeOrder(Order[A], frozen=True):
         scope, name = next((each for each in named if each[1] is not None), (None, ""))
         return cls.of({**vars(args), "scope": scope, "name": name})
 
+    def command(self) -> str:
+        """Return the command line that gives it."""
+        return f"{super().command()} {words.option(self.scope or '', self.name)}".rstrip()
+
 
 class Paused(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to ``Pause``: nothing of the scope starts any more."""
@@ -248,8 +256,6 @@ class Pause(_ScopeOrder[Paused], frozen=True, kw_only=True):
     examples = ("batchd pause evening", "batchd pause --all")
 
     scope: Annotated[Scope, _SCOPE]
-    #: Of the provider, model, batch or task.
-    name: Annotated[str, _NAME] = ""
     #: Why; ``status`` shows it.
     message: Annotated[str, _message("the reason, which `status` shows")] = ""
 
@@ -262,10 +268,6 @@ class Pause(_ScopeOrder[Paused], frozen=True, kw_only=True):
             raise UsageError(
                 "name one: BATCH, BATCH/TASK, --provider NAME, --model PROVIDER/MODEL, or --all"
             ) from None
-
-    def command(self) -> str:
-        """Return the command line that gives it."""
-        return f"{super().command()} {words.option(self.scope, self.name)}"
 
     def question(self, _counts: TargetCounts) -> tuple[str, str]:
         """Return what is asked."""
@@ -305,14 +307,6 @@ class Resume(_ScopeOrder[ResumedScope], frozen=True, kw_only=True):
         "with one call first, and reads its key again; if that call fails, its tasks wait on."
     )
     examples = ("batchd resume --all",)
-
-    #: None: everything but what is uncertain.
-    scope: Annotated[Scope | None, _SCOPE] = None
-    name: Annotated[str, _NAME] = ""
-
-    def command(self) -> str:
-        """Return the command line that gives it."""
-        return f"{super().command()} {words.option(self.scope or '', self.name)}".rstrip()
 
     def question(self, _counts: TargetCounts) -> tuple[str, str]:
         """Return what is asked."""

@@ -106,8 +106,7 @@ class Order(ControlRequest[A], frozen=True):
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Self:
         """Return the order that has these fields, of those that it knows and that are given."""
-        names = [name for name in cls.__struct_fields__ if fields.get(name) is not None]
-        return decoders.convert({name: fields[name] for name in names}, cls)
+        return decoders.convert(known(cls, fields), cls)
 
     def command(self) -> str:
         """Return the command line that gives it: ``retry --failed games``."""

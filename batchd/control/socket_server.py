@@ -162,27 +162,17 @@ async def _answer(line: bytes, by: Requester, commands: RequestHandlers) -> Mapp
     if isinstance(via := given.get("via"), str):
         by = replace(by, via=via[:_VIA])
     try:
-        return {"ok": True, **await _carried_out(kind, given, by, commands)}
+        try:
+            request = requests.request(kind, given)
+        except UsageError as error:
+            commands.refused(kind, requests.known(kind, given), by, error)
+            raise
+        return {"ok": True, **requests.fields(await commands.carry_out(request, by))}
     except BatchdError as error:
         return _refusal(str(error), error.exit_code)
     except Exception:  # noqa: BLE001 (a bug in a command must not hang who asks, nor end the daemon)
         get_logger().exception(Action.COMMAND_REFUSED)
         return _refusal("an error inside batchd; the daemon's log has the details", 1)
-
-
-async def _carried_out(
-    kind: type[ControlRequest[Any]],
-    given: Mapping[str, Any],
-    by: Requester,
-    commands: RequestHandlers,
-) -> dict[str, Any]:
-    """Carry a request out; return the answer's fields. Raises ``BatchdError``."""
-    try:
-        request = requests.request(kind, given)
-    except UsageError as error:
-        commands.refused(kind, requests.known(kind, given), by, error)
-        raise
-    return requests.fields(await commands.carry_out(request, by))
 
 
 def _refusal(error: str, exit_code: int = UsageError.exit_code) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -194,11 +194,7 @@ class Desk:
             unread = str(error)
         return SettingsInForce(
             file=config.file,
-            paths={
-                "inbox": config.paths.inbox,
-                "outbox": config.paths.outbox,
-                "state": config.paths.state,
-            },
+            paths=asdict(config.paths),
             stale=tuple(stale),
             late=tuple(late),
             unread=unread,
