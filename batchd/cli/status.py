@@ -312,7 +312,7 @@ def _task(reader: StoreReader, ref: Ref, daemon: DaemonStatus | Unseen, *, as_js
         more = TaskDetails.of(row, why=waiting.why(row), daemon_runs=status.runs, **reported)
         formatting.print_json(to_builtins(more))
         return 0
-    why = waiting.in_short(row) or status_text.now(status.doing.get(ref))
+    why = waiting.why(row, brief=True) or status_text.now(status.doing.get(ref))
     print(*formatting.facts(status_text.task_facts(reader, row, why)), sep="\n")
     if row.status is TaskStatus.QUEUED:
         formatting.say(*_fetching(status, ref.batch))

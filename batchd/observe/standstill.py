@@ -75,23 +75,18 @@ class WaitReasons:
             self._at[task.directory] = task
             self._below.update(dict.fromkeys(_above(task.directory), task))
 
-    def why(self, task: TaskRow) -> str:
+    def why(self, task: TaskRow, *, brief: bool = False) -> str:
         """Return what keeps a task from going on;
         empty where it only waits for its turn, or works.
+
+        ``brief``: what is said of providers, models and batches stands beside it, so that each is
+        named with its cause alone.
         """
         if task.status.final:
             return view.why(task.status, task.reason, task.round, task.message)
         if task.status is TaskStatus.RUNNING:
             return last(task.step).caution if self._daemon else NO_DAEMON
-        return "; ".join(self._causes(task, brief=False)) or task.message
-
-    def in_short(self, task: TaskRow) -> str:
-        """Return the same where what is said of providers, models and batches stands beside it:
-        each is named with its cause alone.
-        """
-        if task.status.final or task.status is TaskStatus.RUNNING:
-            return self.why(task)
-        return "; ".join(self._causes(task, brief=True)) or task.message
+        return "; ".join(self._causes(task, brief=brief)) or task.message
 
     def parkings(self, task: TaskRow) -> list[Parking]:
         """Return what is parked and keeps a task from going on;

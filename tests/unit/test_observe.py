@@ -102,10 +102,10 @@ def test_a_table_of_tasks_names_what_is_parked_and_leaves_its_reason_to_the_line
     (above, _) = words.parked_lines((provider,))
     assert "provider_unavailable: p/m is out of reach" in above
     waiting = WaitReasons((provider,), (), (), daemon=True)
-    assert waiting.in_short(task) == "provider p: provider_unavailable"
+    assert waiting.why(task, brief=True) == "provider p: provider_unavailable"
     assert waiting.why(task) == "provider p: provider_unavailable: p/m is out of reach"
-    assert WaitReasons((own,), (), (), daemon=True).in_short(task) == "paused: by ann"
-    table = " ".join(status_text.tasks([task], {}, waiting))
+    assert WaitReasons((own,), (), (), daemon=True).why(task, brief=True) == "paused: by ann"
+    table = " ".join(status_text.tasks([task], {}, waiting, {}))
     assert "provider p: provider_unavailable" in table
     assert "out of reach" not in table
 

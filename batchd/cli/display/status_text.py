@@ -52,15 +52,14 @@ def tasks(
     rows: Sequence[TaskRow],
     prompts: Mapping[str, str],
     waiting: WaitReasons,
-    doing: Mapping[Ref, RunningTask] | None = None,
+    doing: Mapping[Ref, RunningTask],
 ) -> Iterator[str]:
     """Yield the lines of a table of one batch's tasks;
     ``prompts``: theirs, as far as they are known; ``doing``: what is done for those at work.
     """
-    at_work = doing or {}
 
     def why(row: TaskRow) -> str:
-        return waiting.in_short(row) or now(at_work.get(row.ref))
+        return waiting.why(row, brief=True) or now(doing.get(row.ref))
 
     def prompt(row: TaskRow) -> str:
         return formatting.one_line(prompts.get(row.ref.task, ""))

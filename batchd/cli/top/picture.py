@@ -347,7 +347,7 @@ class Doing:
             return doing.step, doing.said, doing.since
         since = row.since if row.status is TaskStatus.PARKED else 0.0
         # Of a check's output the last line says most.
-        why = self._waiting.in_short(row).strip().rpartition("\n")[2]
+        why = self._waiting.why(row, brief=True).strip().rpartition("\n")[2]
         return view.word(row.status, row.reason), why, since
 
     def took(self, row: TaskRow) -> float:

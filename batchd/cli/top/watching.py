@@ -12,7 +12,7 @@ from pathlib import Path
 
 from batchd.errors import BatchdError
 from batchd.events import Event
-from batchd.observe.status import Observer, Status
+from batchd.observe.status import Observer, Seldom, Status
 from batchd.records import Ref
 from batchd.store import lookups, queries
 from batchd.store.rows import TaskRow
@@ -23,8 +23,6 @@ _FOLLOW_S = 0.3
 LATELY = 20
 #: Of larger batches the first tasks' prompts are shown: to read them takes time.
 _MOST_PROMPTS = 2_000
-#: Of the time, what reading the tasks of a batch may take at most: it may have a hundred thousand.
-_SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ class Watcher:
         self._last = Sight()
         self.wanted = Wish()
         self._poke = threading.Event()
-        self._tasks_due = 0.0
+        self._tasks = Seldom[tuple[TaskRow, ...]]()
         #: Of the batch whose tasks were read last.
         self._batch_prompts: tuple[str, Mapping[Ref, str]] = ("", {})
 
@@ -86,7 +84,7 @@ class Watcher:
         """Look at something else, or, as something has been done, at the same, at once."""
         if at_once or wish != self.wanted:
             self.wanted = wish
-            self._tasks_due = 0.0
+            self._tasks = Seldom()
             self._poke.set()
 
     def _run(self) -> None:
@@ -114,24 +112,19 @@ class Watcher:
             snapshot = observer.look() if whole or last.snapshot is None else last.snapshot
             if not (self._state / "batchd.db").exists():
                 return Sight(snapshot, store=False)
-            tasks = self._tasks(observer, wish.batch)
+            tasks = self._tasks_of(observer, wish.batch) if wish.batch else ()
             story = self._story(observer, wish.ref) if wish.ref else None
         except (BatchdError, OSError) as error:
             return replace(last, trouble=str(error), store=True)
         prompts = self._batch_prompts[1] if tasks else {}
         return Sight(snapshot, batch=wish.batch, tasks=tasks, prompts=prompts, story=story)
 
-    def _tasks(self, observer: Observer, batch: str) -> tuple[TaskRow, ...]:
-        begun = time.monotonic()
-        if not batch or (begun < self._tasks_due and self._last.batch == batch):
-            return self._last.tasks if batch else ()
-        found = tuple(observer.reader.tasks(batch))
+    def _tasks_of(self, observer: Observer, batch: str) -> tuple[TaskRow, ...]:
+        found = self._tasks.ask(lambda: tuple(observer.reader.tasks(batch)), batch)
         if self._batch_prompts[0] != batch:
             prompts = observer.reader.read(queries.prompts_of_batch, batch, _MOST_PROMPTS)
             lines = {Ref(batch, task): " ".join(text.split()) for task, text in prompts.items()}
             self._batch_prompts = batch, lines
-        took = time.monotonic() - begun
-        self._tasks_due = begun + max(self._interval_s, took / _SHARE)
         return found
 
     def _story(self, observer: Observer, ref: Ref) -> Story:
