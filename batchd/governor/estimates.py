@@ -91,11 +91,8 @@ class Estimates:
         """Return how many tokens of input and of output a call may come to,
         by the model's last answers, of which ``answers`` came to as much.
         """
-        beyond, given, asked = (
-            self._beyond.get(call.model, _Beyond()),
-            call.input_tokens,
-            call.max_output_tokens,
-        )
+        beyond = self._beyond.get(call.model, _Beyond())
+        given, asked = call.input_tokens, call.max_output_tokens
         factor, extra = _reached(beyond.factors, answers, 1), _reached(beyond.extras, answers, 0)
         most = max(math.ceil(given * factor), given + int(extra))
         output = math.ceil(asked * _reached(beyond.outputs, answers, 1))

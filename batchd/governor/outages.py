@@ -156,12 +156,8 @@ class Outages:
             return self._roomless(permit, failure)
         if holds_up(failure):
             provider.held_up(permit)
-        cause, reason, message = (
-            self._parks(permit, failure),
-            FATAL.get(failure.kind),
-            failure.message,
-        )
-        alone = False
+        cause, reason = self._parks(permit, failure), FATAL.get(failure.kind)
+        message, alone = failure.message, False
         if cause is not None:
             message, alone = said(failure, cause), self._own_fault(permit, failure)
         elif reason is not None:
@@ -388,11 +384,8 @@ class Outages:
 
         Else it would take their turns and their slots, and its waits would be theirs.
         """
-        provider, model, settings = (
-            self._named(permit.call.provider),
-            permit.call.model,
-            self._settings(),
-        )
+        provider, model = self._named(permit.call.provider), permit.call.model
+        settings = self._settings()
         if model not in provider.busy or not holds_up(failure):
             return None
         held = provider.busy[model]

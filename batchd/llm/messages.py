@@ -240,10 +240,8 @@ def _refusal(details: Mapping[str, Any]) -> str:
 
 def _counts(counts: Mapping[str, Any]) -> TokenCounts:
     written = fields(counts.get("cache_creation"))
-    kept, cached = (
-        number(counts.get("cache_creation_input_tokens")),
-        number(counts.get("cache_read_input_tokens")),
-    )
+    kept = number(counts.get("cache_creation_input_tokens"))
+    cached = number(counts.get("cache_read_input_tokens"))
     return TokenCounts(
         # What comes from the cache, or goes into it, is not part of `input_tokens`.
         read=number(counts.get("input_tokens")) + kept + cached,

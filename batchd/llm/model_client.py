@@ -34,8 +34,6 @@ _MAX_REQUEST_BYTES = 32 << 20
 #: What a request is refused with that asks for something the model does not do.
 _REFUSED = frozenset({400, 404, 422})
 _REPAIRABLE = frozenset({FailureKind.BAD_REQUEST, FailureKind.UNFIT})
-_NO_LIMITS: Mapping[str, tuple[RateLimit, ...]] = {}
-_NO_LESSONS: Mapping[str, tuple[str, ...]] = {}
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -72,8 +70,6 @@ class ModelClient:
         """Return the limits that providers, by name, sent with their last answers;
         each is returned once.
         """
-        if not self._limits:
-            return _NO_LIMITS
         heard, self._limits = self._limits, {}
         return heard
 
@@ -86,8 +82,6 @@ class ModelClient:
         """Return what models, by name, were seen to refuse and to do without;
         each is returned once.
         """
-        if not self._lessons:
-            return _NO_LESSONS
         learned, self._lessons = self._lessons, {}
         return learned
 

@@ -8,7 +8,7 @@ from math import inf
 from typing import Final, Literal, TypeAlias, get_args
 
 from msgspec import Struct, field
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 #: The service tiers that a call may ask for.
 #: What serves it may be another one, by the provider's own name.
@@ -161,17 +161,12 @@ class Tally(Tokens, frozen=True, kw_only=True):
     @classmethod
     def of_call(cls, usage: Usage, cost: Cost | None, saved: float | None = None) -> Tally:
         """Return the tally of an answered call; ``cost`` None: no price is known."""
+        tokens = {**asdict(usage), "cache_reported_tokens": usage.reported_tokens}
+        estimated = tokens.pop("estimated")
         return cls(
-            calls=usage.calls,
-            input_tokens=usage.input_tokens,
-            cached_input_tokens=usage.cached_input_tokens,
-            cache_write_tokens=usage.cache_write_tokens,
-            cache_write_long_tokens=usage.cache_write_long_tokens,
-            cache_reported_tokens=usage.reported_tokens,
-            output_tokens=usage.output_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
+            **tokens,
             cache_saved_usd=saved or 0.0,
-            estimated_calls=usage.calls if usage.estimated else 0,
+            estimated_calls=usage.calls if estimated else 0,
             unpriced_calls=usage.calls if cost is None else 0,
             input_usd=cost.input if cost else 0.0,
             output_usd=cost.output if cost else 0.0,
