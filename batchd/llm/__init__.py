@@ -5,8 +5,6 @@ It decides nothing: whether to try again, wait, park or give up is the governor'
 
 from __future__ import annotations
 
-from batchd.llm.dialect import ModelRequest
-from batchd.llm.exchange import tls, transport
-from batchd.llm.model_client import ModelClient
-
-__all__ = ["ModelClient", "ModelRequest", "tls", "transport"]
+from batchd.llm.dialect import ModelRequest as ModelRequest
+from batchd.llm.exchange import tls as tls, transport as transport
+from batchd.llm.model_client import ModelClient as ModelClient

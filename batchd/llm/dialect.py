@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from batchd import decoders
 from batchd.llm.failures import CallPlace
@@ -63,15 +63,7 @@ class ModelTarget(Struct, frozen=True, kw_only=True):
 
     def replay(self, items: tuple[msgspec.Raw, ...], thinking_tokens: int) -> Replay:
         """Return the items of an answer of its own."""
-        return Replay(
-            api=self.api,
-            provider=self.provider,
-            model=self.model,
-            account=self.account,
-            host=self.host,
-            items=items,
-            thinking_tokens=thinking_tokens,
-        )
+        return Replay(**asdict(self), items=items, thinking_tokens=thinking_tokens)
 
 
 class ModelRequest(Struct, frozen=True, kw_only=True):

@@ -161,14 +161,9 @@ class ModelClient:
                 return dialect.repaired(failure, line.dialect, request, sent, content)
             return failure
         if line.dialect.account:
-            line.account = (
-                " ".join(
-                    one_line(response.headers[name], 200)
-                    for name in line.dialect.account
-                    if name in response.headers
-                )
-                or line.account
-            )
+            said = (response.headers.get(name, "") for name in line.dialect.account)
+            account = " ".join(one_line(each, 200) for each in said if each)
+            line.account = account or line.account
             target = ModelTarget.of(setup, target.host, line.account)
         seconds = time.monotonic() - begun
         decode = partial(line.dialect.decode, place, target, content, request, seconds)
