@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from batchd import decoders
-from batchd.events import CallStarted, Event, Terms, decode as decode_event, encode as encode_event
+from batchd.events import CallStarted, Event, Terms, decode as decode_event
 from batchd.records import (
     Activity,
     Base,
@@ -364,11 +364,6 @@ def unpack(body: bytes) -> Any:
     return _decoders()[kind].decode(fields)
 
 
-def raw(events: list[Event]) -> tuple[msgspec.Raw, ...]:
-    """Return events as messages carry them: encoded once, where they were made."""
-    return tuple(msgspec.Raw(encode_event(e)) for e in events)
-
-
 def unraw(bodies: tuple[msgspec.Raw, ...]) -> list[Event]:
-    """Return the events that ``raw`` wrapped."""
+    """Return the events that a message carries."""
     return [decode_event(bytes(b)) for b in bodies]

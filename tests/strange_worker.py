@@ -58,7 +58,7 @@ def main(what: str) -> None:
         pass
     match what:
         case "another's task":
-            event = wire.raw([])
+            event = ()
             other = wire.Record(ref=run.ref, attempt=run.attempt + 1, seq=0, events=event)
             say(other)
             while not isinstance(answer := heard(), wire.Nack):

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from batchd.control import requests
 from batchd.control.client import NAME, address
@@ -47,11 +47,6 @@ class Requester:
     #: For whom they ask, in their own words, as the web page does for browsers;
     #: empty: for themselves.
     via: str = ""
-
-    @classmethod
-    def here(cls) -> Self:
-        """Return who gives an order within this process."""
-        return cls(os.getuid(), os.getpid())
 
     def insist(self) -> None:
         """Return if the giver is still there; for any thread. Raises ``WithdrawnError``.

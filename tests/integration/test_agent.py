@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import UNSET, UnsetType, structs
+from msgspec import UNSET, Raw, UnsetType, structs
 from patience import PATIENCE_S
 from standin.server import ModelServer
 from standin.settings import ServerSettings
@@ -172,7 +172,7 @@ class Scene:
             batch=batch,
             terms=events.Terms(model=setup, judge=setup, agents_md=self.host.agents_md),
             queued_at=time.time(),
-            history=wire.raw(self.host.durable),
+            history=tuple(Raw(events.encode(each)) for each in self.host.durable),
         )
         ended = await loop.run(run, self.host)
         if ended.outcome != "stale":
