@@ -328,11 +328,6 @@ class _Measured:
         return self.with_summary((self.tail, len(self.messages)), "")
 
     @property
-    def _target(self) -> float:
-        """What is aimed at."""
-        return self.base + (self.limit - self.base) / 2
-
-    @property
     def _enough(self) -> float:
         """What will do."""
         return self.base + (self.limit - self.base) * 0.75
@@ -361,8 +356,9 @@ class _Measured:
     def _elide(self, spare: dict[int, float]) -> Compact:
         """Replace the oldest outputs, as many as it takes."""
         left, elided = float(self.used), []
+        target = self.base + (self.limit - self.base) / 2
         for i, gain in spare.items():
-            if left <= self._target:
+            if left <= target:
                 break
             elided.append(i)
             left -= gain

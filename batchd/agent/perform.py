@@ -26,6 +26,7 @@ from batchd.events import (
     Compacted,
     Event,
     RoundEvaluated,
+    ToolOutcome,
     ToolRan,
 )
 from batchd.llm import ModelRequest
@@ -38,6 +39,7 @@ from batchd.records import (
     ModelSetup,
     Patch,
     Purpose,
+    ToolCall,
     VerdictBy,
 )
 from batchd.sandbox import Workplace
@@ -257,21 +259,13 @@ class Performer:
     async def _run_tool(self, step: RunTool, state: TaskState) -> ToolRan:
         call = step.call
         if step.in_doubt and call.name not in tools.REPEATABLE:
-            now = self._host.clock()
-            return ToolRan(
-                at=now,
-                call=call,
-                output=prompts.INTERRUPTED,
-                outcome="interrupted",
-                left=state.left,
-            )
+            return self._not_run(state, call, prompts.INTERRUPTED, "interrupted")
         request = tools.parse(call)
         if isinstance(request, str):
             if state.calls_cut:
                 limit = self._task.limits.max_output_tokens
                 request = f"The call was cut off at the limit of {limit} output tokens: do it in smaller pieces."
-            now = self._host.clock()
-            return ToolRan(at=now, call=call, output=request, outcome="refused", left=state.left)
+            return self._not_run(state, call, request, "refused")
         waited_s = await self._flushed()
         self._look.shown.update(state.terms.quoted if state.terms else ())
         self._host.progress("tool", tools.named(call))
@@ -299,6 +293,13 @@ class Performer:
         return ToolRan(
             at=now, call=call, output=text, waited_s=waited_s, noticed=bool(notice), **found
         )
+
+    def _not_run(
+        self, state: TaskState, call: ToolCall, output: str, outcome: ToolOutcome
+    ) -> ToolRan:
+        """Return a call that was not run, with what the model reads of it."""
+        now = self._host.clock()
+        return ToolRan(at=now, call=call, output=output, outcome=outcome, left=state.left)
 
     async def _leading_out(self, state: TaskState, by: VerdictBy) -> RoundEvaluated | None:
         """End what runs there, and return the verdict on a directory with new links out of it:
