@@ -19,13 +19,13 @@ from batchd.governor.estimates import PROOF, Estimates
 from batchd.governor.news import BatchSpent, Overlong, Report
 from batchd.governor.outages import Outages, busy, full
 from batchd.governor.provider_queue import (
-    Answer,
-    Grant,
-    ParkDecision,
+    Answer as Answer,
+    Grant as Grant,
+    ParkDecision as ParkDecision,
     Permit,
     ProviderQueue,
-    Refusal,
-    WantedCall,
+    Refusal as Refusal,
+    WantedCall as WantedCall,
 )
 from batchd.governor.treasury import Purse, Treasury
 from batchd.pauses import doubled
@@ -43,9 +43,6 @@ from batchd.records import (
     Usage,
     dollars,
 )
-
-__all__ = ["Answer", "Governor", "Grant", "ParkDecision", "Refusal", "WantedCall"]
-
 
 _NO_USAGE = Usage()
 

@@ -19,10 +19,10 @@ from msgspec.structs import replace
 from batchd.events import Suspended
 from batchd.lifecycle import inputs
 from batchd.lifecycle.effects import Effect, End
-from batchd.lifecycle.entry import Entry, Phase
+from batchd.lifecycle.entry import Entry as Entry, Phase as Phase
 from batchd.lifecycle.holds import Holds, Key, needs
-from batchd.lifecycle.inputs import Input
-from batchd.lifecycle.queue import Queue, is_of, rank_of
+from batchd.lifecycle.inputs import Input as Input
+from batchd.lifecycle.queue import Queue, is_of as is_of, rank_of
 from batchd.lifecycle.table import decide
 from batchd.records import (
     Cause,
@@ -44,8 +44,6 @@ _DID_NOT = {
     TaskStatus.ERROR: "failed",
     TaskStatus.CANCELLED: "was cancelled",
 }
-__all__ = ["Entry", "Input", "Lifecycle", "Phase", "is_of"]
-
 _NONE: frozenset[Ref] = frozenset()
 
 

@@ -46,7 +46,11 @@ def competing(heads: Mapping[str, list[Rank]], parked: AbstractSet[str]) -> Head
 
 
 def of(heads: Mapping[str, list[Rank]], name: str, parked: AbstractSet[str]) -> Heads:
-    """Return those of a model, or of a provider's models that are not parked themselves."""
+    """Return those of a model, or of a provider's models that are not parked themselves; without a
+    name those of all that compete.
+    """
+    if not name:
+        return competing(heads, parked)
     if name in heads:
         return {name: heads[name]}
     return {
@@ -130,12 +134,7 @@ class Queue:
 
         As ``draw``.
         """
-        heads = (
-            of(self._suspects, name, self.parked)
-            if name
-            else competing(self._suspects, self.parked)
-        )
-        rank = self._best(heads)
+        rank = self._best(of(self._suspects, name, self.parked))
         if rank is None:
             return None
         entry = self._entries[rank[2]]
