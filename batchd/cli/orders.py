@@ -41,11 +41,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the one that the parser is for."""
     order = ORDERS[parser.prog.rpartition(" ")[2]]
     parser.epilog = order.epilog
-    if targets := "target" in order.__struct_fields__:
-        as_json(parser)
     order.arguments(parser)
-    if not targets:
-        as_json(parser)
+    as_json(parser)
 
 
 def as_json(parser: argparse.ArgumentParser) -> None:
