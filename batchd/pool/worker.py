@@ -58,7 +58,8 @@ _Carrier = TypeVar("_Carrier", wire.Ask, wire.Record)
 def main(sock: socket.socket, agent: str) -> None:
     """Work until the daemon closes ``sock`` or drains; ``agent`` is ``module:function``."""
     module, _, function = agent.partition(":")
-    worker = Worker(getattr(importlib.import_module(module), function))
+    # A daemon of another version may call it otherwise: it is to hear of which this worker is.
+    worker = Worker(getattr(importlib.import_module(module), function, None))
     asyncio.run(worker.work(lambda channel: channel.attach(sock)))
 
 
@@ -70,11 +71,13 @@ class Worker:
 
     def __init__(
         self,
-        agent: Agent,
+        agent: Agent | None,
         lease: Lease | None = None,
         here: Here | None = None,
     ) -> None:
-        """``lease``, and ``here``, which finds keys and folders there:
+        """``agent`` None: it has another name, the daemon is of another version.
+
+        ``lease``, and ``here``, which finds keys and folders there:
         of a worker on another machine than its daemon's.
         """
         self._agent = agent
@@ -335,6 +338,7 @@ class Worker:
         """Run the agent and publish what it ends with; here, at the edge, every error is caught."""
         ref, attempt = run.ref, run.attempt
         try:
+            assert self._agent is not None, "a daemon of another version gives no task"
             ended = await self._agent(run, host)
             if ended.outcome != "finished":
                 return wire.Done(ref, attempt, ended.outcome)

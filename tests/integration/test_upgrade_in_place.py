@@ -102,6 +102,9 @@ def test_a_daemon_whose_files_were_exchanged_holds_its_tasks(spool: Any, way: st
         )
         with changed.open("a") as file:
             file.write(line)
+        agent = at.package / "agent" / "loop.py"
+        named = agent.read_text()
+        agent.write_text(f"{named}\ndel run  # it has another name there\n")
         at.drop("before")
         until(at.summary("before").exists)
         assert at.status()["troubles"] == []
@@ -118,6 +121,7 @@ def test_a_daemon_whose_files_were_exchanged_holds_its_tasks(spool: Any, way: st
         assert at.status()["tasks"]["running"] == 0
         with StoreReader(at.folder / ".batchd/batchd.db") as reader:
             assert [str(t.status) for t in reader.tasks("after")] == ["queued", "queued"]
+    agent.write_text(named)
     with at.serving():
         until(at.summary("after").exists)
     assert spool.result("after", "001")["attempts"] == 1
