@@ -266,6 +266,7 @@ class Daemon:
         inbox = Inbox(config, disks.at(config.paths.inbox)) if self.watch else None
         earlier: set[str] = set()
         if inbox is not None:
+            await recovery.give_back_names(config, store)
             earlier = inbox.claimed()
         if self.only_errands:
             self._restore(recovery.part(store.read(lookups.restore), ""), frozenset())

@@ -5,18 +5,24 @@ all of it or, for a ``run``, one batch and no other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
+from batchd.config import Config
 from batchd.daemon.batches import OpenBatches
 from batchd.daemon.outboxes import HANGS_S, Outboxes
 from batchd.daemon.parking_lot import ParkingLot
 from batchd.lifecycle import Lifecycle
 from batchd.log import Action, get_logger
 from batchd.records import Cause, Parking, Scope
+from batchd.spool import claims, outbox
+from batchd.spool.ulid import LENGTH, PATTERN, mark_of
 from batchd.store.rows import StoredWork
+from batchd.store.store import Store
 
 
 def part(restored: StoredWork, name: str) -> StoredWork:
@@ -45,6 +51,24 @@ def _general(parking: Parking) -> bool:
     What was out of order is tried again.
     """
     return parking.cause is Cause.PAUSED and (parking.scope is Scope.ALL or parking.scope.asked)
+
+
+async def give_back_names(config: Config, store: Store) -> None:
+    """Remove the folders of runs for which a killed daemon had reserved a name, and stored nothing.
+
+    Claimed files, which still lie there, find the folders of their names again.
+    """
+    folder, state = config.paths.outbox, Path(config.paths.state)
+    known = await store.writer.submit(
+        lambda journal: {name for (name,) in journal.db.execute("SELECT name FROM batches")}
+    )
+    with contextlib.suppress(OSError):  # what writes there reports what is wrong with it
+        lying = {claim.ulid for claim in claims.lying(Path(config.paths.inbox), state)[0]}
+        mark = claims.mark(state)
+        for name, claim in outbox.reserved(Path(folder)):
+            ours = PATTERN.match(claim) and mark_of(claim[:LENGTH]) == mark
+            if ours and name not in known and claim not in lying:
+                outbox.give_back(folder, name, claim)
 
 
 async def hold_published(

@@ -70,7 +70,8 @@ class Reruns:
         again too: they are cancelled once the new run is durable.
 
         An order that is given twice with one claim, as its answer was lost, runs once. What is
-        stored for it carries this state directory's mark.
+        stored and reserved for it carries this state directory's mark, by which a later daemon
+        knows it for its own.
         """
         store, failed, model = self._store, order.failed, order.model
         claim = order.claim or ulid()

@@ -15,7 +15,7 @@ import shlex
 import stat
 import threading
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -172,6 +172,17 @@ def give_back(outbox: str, name: str, claim: str) -> None:
         os.rmdir(folder)
     except FileNotFoundError:
         return
+
+
+def reserved(outbox: Path) -> Iterator[tuple[str, str]]:
+    """Yield folders in an outbox that hold nothing but a claim's mark:
+    their names, and the claims.
+    """
+    for name in sorted(os.listdir(outbox)):
+        with contextlib.suppress(OSError):  # a file, or a folder that another keeps to themselves
+            match os.listdir(f"{outbox}/{name}"):
+                case [mark] if mark.startswith(_MARK):
+                    yield name, mark.removeprefix(_MARK)
 
 
 def _others(folder: str) -> BatchNaming:

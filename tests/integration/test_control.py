@@ -43,7 +43,9 @@ from batchd.errors import (
 )
 from batchd.events import Event, Suspended
 from batchd.records import Ref, Scope
+from batchd.spool import claims
 from batchd.spool.outbox import PublishedFolder
+from batchd.spool.ulid import marked, ulid
 from batchd.store import lookups
 from batchd.store.queries import StoreReader
 from batchd.version import __version__
@@ -1095,6 +1097,31 @@ def test_a_run_that_has_no_room_leaves_no_folder(at: Control) -> None:
         empty(process.pid)
         assert at.answer("retry", "past")["batches"] == ["past-2"]
         at.until_finished("past-2")
+
+
+def test_a_name_that_a_killed_order_had_reserved_is_given_back(at: Control) -> None:
+    """A daemon finds the empty folders of its own killed ones by their mark;
+    those of others stay, and what holds more.
+    """
+    at.drop("past", [{}])
+    with at.spool.serving():
+        at.until_finished("past")
+    own = claims.mark(at.state)
+    leftovers = {
+        "past-2": (marked(ulid(), own), False),
+        "past-3": (marked(ulid(), own) + "-1", False),
+        "past-4": (marked(ulid(), own), True),
+        "past-5": (marked(ulid(), own ^ 1), False),
+    }
+    for name, (claim, more) in leftovers.items():
+        folder = at.folder / "outbox" / name
+        folder.mkdir()
+        (folder / f".claim-{claim}").touch()
+        if more:
+            (folder / "notes.txt").touch()
+    with at.spool.serving():
+        assert at.folders() == {"past", "past-4", "past-5"}
+        assert at.answer("retry", "past")["batches"] == ["past-2"]
 
 
 @contextlib.contextmanager
