@@ -13,11 +13,12 @@ import msgspec
 
 from batchd import decoders, users
 from batchd.errors import BatchdError, ForbiddenError, NoDaemonError, Problem, UnknownNameError
-from batchd.formats import StatusBatchV1, StatusV1
+from batchd.formats import StatusBatchV1, StatusV1, SummaryV1
 from batchd.log import escape
-from batchd.records import Batch, Parking, Ref, Tally, TaskStatus
+from batchd.records import Batch, Parking, Ref, Tally, TaskStatus, outcome
 from batchd.spool import outbox
 from batchd.store.rows import BatchRow, TaskRow
+from batchd.store.shown import filled
 
 
 class MemberReader:
@@ -66,13 +67,21 @@ class MemberReader:
         for row in self.status().batches:
             if row.batch == name:
                 return self._shown(row)
-        place = self._folder / name / outbox.SUMMARY
-        fix = (
-            f"it may have ended long ago: {place}"
-            if place.exists()
-            else "`batchd status` lists them"
+        try:
+            data = (self._folder / name / outbox.SUMMARY).read_bytes()
+            summary = decoders.decoder(SummaryV1).decode(data)
+        except (OSError, msgspec.MsgspecError):
+            raise UnknownNameError(f"no batch {escape(name)} shows in {self._folder}") from None
+        return self._shown(
+            filled(
+                StatusBatchV1,
+                summary,
+                status="rejected" if summary.status == "rejected" else outcome(summary.counts),
+                total_tokens=summary.usage.total_tokens,
+                cost=summary.cost.total,
+                unsettled=summary.cost.unsettled or 0.0,
+            )
         )
-        raise UnknownNameError(f"{self._folder / outbox.STATUS} has no batch {escape(name)}: {fix}")
 
     def tasks(self, _batch: str) -> list[TaskRow]:
         """Return nothing: what single tasks do is for the daemon's user."""
