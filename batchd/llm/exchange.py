@@ -122,6 +122,12 @@ MAX_BODY_BYTES = 16 << 20
 #: Idle connections are closed sooner than the five seconds after which common servers do it: a
 #: request that crosses their close on the way would be lost, and perhaps paid.
 _IDLE_S = 4.0
+#: What a server says of that (RFC 2068, 19.7.1.1; no later standard has it, and most servers that
+#: say it mean it so); how much sooner the connection is closed here;
+#: and after how long in any case: a firewall on the way may forget it.
+_SAID = re.compile(r"(?:^|[,;\s])timeout\s*=\s*\"?(\d{1,6})\b", re.IGNORECASE)
+_SOONER_S = 1.0
+_LONGEST_IDLE_S = 55.0
 #: A body up to this (bytes) is kept while its call waits,
 #: which costs less: a thousand of them come to 16 MB.
 _MAX_KEPT_BODY_BYTES = 1 << 14
@@ -156,11 +162,14 @@ def transport() -> type[httpx2.AsyncClient]:
     return openai.DefaultAioHttpClient
 
 
-def client(endpoint: Endpoint, key: Mapping[str, str]) -> httpx2.AsyncClient:
+def client(
+    endpoint: Endpoint, key: Mapping[str, str], idle_s: float | None = None
+) -> httpx2.AsyncClient:
     """Return the SDK's own client for HTTP, without what the SDK puts around each call:
     that costs as much again.
 
-    ``key``: the headers that hold it. Raises ``ValueError`` for an address that holds a user name.
+    ``key``: the headers that hold it. ``idle_s``: how long a connection may stay idle, where the
+    server has said so. Raises ``ValueError`` for an address that holds a user name.
     """
     if urlsplit(endpoint.base_url).username:
         raise ValueError(
@@ -174,12 +183,26 @@ def client(endpoint: Endpoint, key: Mapping[str, str]) -> httpx2.AsyncClient:
         limits=httpx2.Limits(
             # Without a number, aiohttp stops at 100.
             max_connections=max(1000, endpoint.max_concurrent),
-            keepalive_expiry=_IDLE_S,
+            keepalive_expiry=_IDLE_S if idle_s is None else idle_s,
         ),
         verify=tls(),
         # A redirected POST would lose its body or its key on the way: it is reported, not followed.
         follow_redirects=False,
     )
+
+
+def idle_s(headers: Mapping[str, str]) -> float | None:
+    """Return how long a connection may stay idle, in seconds,
+    by what its server says (``Keep-Alive: timeout=65``).
+
+    None: it says nothing. That is sooner than the server closes it,
+    by a second or by half of the time.
+    """
+    said = _SAID.search(headers.get("keep-alive", ""))
+    if said is None:
+        return None
+    seconds = float(said[1])
+    return min(max(seconds - _SOONER_S, seconds / 2), _LONGEST_IDLE_S)
 
 
 async def exchanged(

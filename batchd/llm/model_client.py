@@ -46,9 +46,27 @@ class _Line:
     http: httpx2.AsyncClient
     #: Where each call goes.
     url: httpx2.URL
+    #: How long the server has said that a connection may stay idle, in seconds; None: it has not.
+    idle_s: float | None = None
     #: As the provider named it with its last answer; empty: it has not.
     account: str = ""
     calls: int = 0
+
+    @classmethod
+    def to(
+        cls,
+        endpoint: Endpoint,
+        dialect: Dialect,
+        idle_s: float | None = None,
+        account: str = "",
+    ) -> _Line:
+        """Return a way to a provider, without connections yet.
+
+        Raises ``ValueError`` for an address that cannot be one.
+        """
+        url = httpx2.URL(endpoint.address(dialect.path))
+        http = exchange.client(endpoint, dialect.headers(endpoint.api_key), idle_s)
+        return cls(endpoint, dialect, http, url, idle_s, account)
 
 
 class ModelClient:
@@ -153,6 +171,8 @@ class ModelClient:
         if isinstance(came, Failure):
             return came
         response, content = came
+        if (idle_s := exchange.idle_s(response.headers)) is not None:
+            self._learn_idle(line, idle_s)
         if limits := exchange.rate_limits(response.headers):
             self._limits[setup.provider] = limits
         if not response.is_success:
@@ -185,17 +205,22 @@ class ModelClient:
             self._lessons[model] = (*self._lessons.get(model, ()), *sorted(fresh))
 
     def _line(self, name: str, api: Api, endpoint: Endpoint) -> _Line:
-        """Return the way to a provider; connections are made when they are needed.
-
-        Raises ``ValueError`` for an address that cannot be one.
-        """
         line = self._lines.get((name, api))
         if line is None:
-            spoken = DIALECTS[api]
-            url = httpx2.URL(endpoint.address(spoken.path))
-            http = exchange.client(endpoint, spoken.headers(endpoint.api_key))
-            line = self._lines[name, api] = _Line(endpoint, spoken, http, url)
+            line = self._lines[name, api] = _Line.to(endpoint, DIALECTS[api])
         return line
+
+    def _learn_idle(self, line: _Line, idle_s: float) -> None:
+        """Keep a server's idle connections as long as it says,
+        from the next call on; of several numbers the lowest counts.
+        """
+        if line.idle_s is not None and idle_s >= line.idle_s:
+            return
+        for key, current in self._lines.items():
+            if current is line:
+                self._lines[key] = _Line.to(line.endpoint, line.dialect, idle_s, line.account)
+                self._retired.append(line)
+                return
 
     async def _close_retired(self) -> None:
         idle = [line for line in self._retired if not line.calls]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import math
@@ -549,6 +550,62 @@ def test_many_calls_share_one_client() -> None:
         assert len(client._lines) == 1
 
     _with_server(test, ServerSettings(count=False))
+
+
+@pytest.mark.parametrize(
+    ("said", "connections"),
+    [
+        # Without a word, and where the server keeps them long, all but the first calls share one:
+        # the first one's ends when its server has said how long the next may stay.
+        ((None, None, None, None), [1, 1, 1, 1]),
+        ((65, 65, 65, 65), [1, 2, 2, 2]),
+        # A server behind the same name that closes at once has each call connect;
+        # no later word makes it longer.
+        ((65, 0, 65, 65), [1, 2, 3, 4]),
+    ],
+)
+def test_connections_stay_idle_as_long_as_their_server_says(
+    said: tuple[int | None, ...], connections: list[int]
+) -> None:
+    """``Keep-Alive: timeout=N`` decides how long a connection is kept for the next call;
+    the lowest N counts.
+    """
+    used: list[int] = []
+    words = iter(said)
+    opened = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        number = opened
+        body = json.dumps(
+            {"choices": [{"index": 0, "message": {"content": "1"}, "finish_reason": "stop"}]}
+        ).encode()
+        gone = contextlib.suppress(asyncio.IncompleteReadError, ConnectionError)
+        with gone, contextlib.closing(writer):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = next(
+                    int(h[15:]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-l")
+                )
+                await reader.readexactly(length)
+                used.append(number)
+                seconds = next(words)
+                keeps = "" if seconds is None else f"Keep-Alive: timeout={seconds}, max=100\r\n"
+                writer.write(_http(body, headers=keeps))
+
+    async def go() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        client = ModelClient({"standin": Endpoint(base_url=f"http://127.0.0.1:{port}/v1")})
+        for _ in said:
+            answer = await client.call(_setup("raw"), ASK, PATIENCE_S)
+            assert isinstance(answer, Answer), answer
+        await client.aclose()
+        server.close()
+
+    asyncio.run(go())
+    assert used == connections
 
 
 def test_a_call_that_waits_keeps_no_copy_of_its_request() -> None:

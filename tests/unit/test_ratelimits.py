@@ -106,6 +106,7 @@ def test_no_header_raises_whatever_it_says(zone: str, monkeypatch: pytest.Monkey
             headers = {name: _odd(chance) for name in _HEADERS}
             assert (failures.retry_after(headers) or 0) < inf
             assert (failures.until_reset(headers, f"try again in {_odd(chance)}") or 0) < inf
+            assert (exchange.idle_s(headers) or 0) < inf
             pace = Pace()
             pace.heard(exchange.rate_limits(headers), 1.0)
             assert pace.ready_at(1.0, 100.0) < inf
@@ -118,7 +119,7 @@ def test_no_header_raises_whatever_it_says(zone: str, monkeypatch: pytest.Monkey
 
 
 _HEADERS = (
-    *("retry-after", "retry-after-ms"),
+    *("retry-after", "retry-after-ms", "keep-alive"),
     *(f"x-ratelimit-{field}-tokens" for field in ("limit", "remaining", "reset")),
     *(f"ratelimit-{field}" for field in ("limit", "remaining", "reset")),
 )
