@@ -273,7 +273,7 @@ def _until(batch: str) -> HoldKey:
 
 def _kind(task: Task) -> Hashable:
     """Return what tasks have in common whose first calls cost the same, but for their prompts."""
-    return task.model, task.system_prompt, task.service_tier, task.limits.max_output_tokens
+    return task.model, task.service_tier, task.limits.max_output_tokens
 
 
 _OTHERS = tuple(cause for cause in Cause if cause is not Cause.BUDGET)
