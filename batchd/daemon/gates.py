@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
 
+from batchd import terms
 from batchd.daemon import main_loop
 from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import OpenBatches
+from batchd.daemon.current_config import CurrentConfig
 from batchd.daemon.listeners import Listener
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.writes import DaemonStore
+from batchd.errors import InputError
 from batchd.governor import Governor, WantedCall
 from batchd.lifecycle import Lifecycle, inputs
 from batchd.lifecycle.effects import End
@@ -271,9 +274,57 @@ def _until(batch: str) -> HoldKey:
     return HoldKey(Scope.BATCH, batch, Cause.DEPENDENCY)
 
 
-def _kind(task: Task) -> Hashable:
-    """Return what tasks have in common whose first calls cost the same, but for their prompts."""
-    return task.model, task.service_tier, task.limits.max_output_tokens
+#: Most texts have more characters a token than the first, and fewer than the second.
+_MIN_CHARS_PER_TOKEN, _MAX_CHARS_PER_TOKEN = 3, 6
+#: No call is made that has room for less output; a small window leaves an eighth of it.
+_LEAST_OUTPUT, _WINDOWS_SHARE = 256, 8
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class FirstCalls:
+    """Learns from some first calls what comes with each prompt:
+    nothing is counted here, tokens are the workers' business.
+    """
+
+    _current: CurrentConfig
+    _store: DaemonStore
+    #: By what else is sent: the tokens beside the first prompt.
+    _beside: dict[tuple[str, str, bool], int] = field(default_factory=dict)
+
+    def learn(self, call: WantedCall) -> None:
+        """Take a call that was asked for, if it is the first of its task."""
+        store = self._store
+        if store.read(lookups.task_money, call.ref).total:
+            return
+        task = store.read(lookups.find_task, call.ref)
+        beside = max(0, call.input_tokens - len(task.first_prompt) // _MIN_CHARS_PER_TOKEN)
+        key = _alike(task)
+        self._beside[key] = min(beside, self._beside.get(key, beside))
+
+    def least(self, ref: Ref) -> WantedCall | None:
+        """Return the first call of a task as cheap as it may be; None where that cannot be said."""
+        task = self._store.read(lookups.find_task, ref)
+        try:
+            setup = terms.setup(task.model, self._current.config, self._current.prices)
+        except InputError:
+            return None
+        output, window = task.limits.max_output_tokens, setup.context_window
+        if window:
+            output = min(output, max(_LEAST_OUTPUT, window // _WINDOWS_SHARE))
+        beside = self._beside.get(_alike(task), 0)
+        return WantedCall(
+            ref=ref,
+            model=task.model,
+            price=setup.price,
+            input_tokens=beside + len(task.first_prompt) // _MAX_CHARS_PER_TOKEN,
+            max_output_tokens=output,
+            tier=task.service_tier,
+            fallback_s=task.tier_fallback_s,
+        )
+
+
+def _alike(task: Task) -> tuple[str, str, bool]:
+    return task.model, task.system_prompt, bool(task.secrets)
 
 
 _OTHERS = tuple(cause for cause in Cause if cause is not Cause.BUDGET)
@@ -292,8 +343,8 @@ class MoneyWaits:
     """
 
     _lifecycle: Lifecycle
-    _store: DaemonStore
     _governor: Governor
+    _first_calls: FirstCalls
     #: Parks something now, and notes that something is not parked any more; the store learns of it.
     _park_now: Callable[[Parking], None]
     _forget: Callable[[Key], Coroutine[None, None, None]]
@@ -301,8 +352,6 @@ class MoneyWaits:
     _since: tuple[int, float] | None = None
     #: Set while some may wait, from when the first call was turned away.
     begun: asyncio.Event = field(default_factory=asyncio.Event)
-    #: By what makes tasks alike: the shortest prompt whose first call found too little, and that.
-    _first: dict[Hashable, tuple[int, WantedCall]] = field(default_factory=dict)
     #: What was said of the last call that was turned away.
     _message: str = ""
     #: Whether people know that nothing goes on.
@@ -321,11 +370,7 @@ class MoneyWaits:
         self._since = self._since or governor.money.today()
         self.begun.set()
         self._message = message
-        if not self._store.read(lookups.task_money, ref).total:
-            task = self._store.read(lookups.find_task, ref)
-            shortest, length = self._first.get(_kind(task)), len(task.first_prompt)
-            if shortest is None or length < shortest[0]:
-                self._first[_kind(task)] = length, call
+        self._first_calls.learn(call)
         self._park(Scope.TASK, str(ref))
         self._lifecycle.take(inputs.Held(ref, _MONEY_HOLD))
 
@@ -338,10 +383,7 @@ class MoneyWaits:
         governor = self._governor
         call = governor.money.wanted.get(ref)
         if call is None and self._lifecycle.begins(ref):
-            task = self._store.read(lookups.find_task, ref)
-            shortest = self._first.get(_kind(task))
-            if shortest is not None and shortest[0] <= len(task.first_prompt):
-                call = shortest[1]
+            call = self._first_calls.least(ref)
         if call is None or not governor.waits_for_day(call):
             return False
         self._lifecycle.take(inputs.Held(ref, _MONEY_HOLD))

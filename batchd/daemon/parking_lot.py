@@ -19,7 +19,7 @@ from batchd.daemon import main_loop
 from batchd.daemon.attempts import Attempts
 from batchd.daemon.batches import OpenBatches
 from batchd.daemon.current_config import CurrentConfig
-from batchd.daemon.gates import MoneyWaits
+from batchd.daemon.gates import FirstCalls, MoneyWaits
 from batchd.daemon.listeners import Listener
 from batchd.daemon.publisher import Publisher
 from batchd.daemon.writes import DaemonStore
@@ -86,7 +86,11 @@ class ParkingLot(Listener):
     def __post_init__(self) -> None:
         self.trials = Trials(self._lifecycle)
         self.shortage = MoneyWaits(
-            self._lifecycle, self._store, self._governor, self.park_now, self._forget
+            self._lifecycle,
+            self._governor,
+            FirstCalls(self._current, self._store),
+            self.park_now,
+            self._forget,
         )
 
     # What people want
