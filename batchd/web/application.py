@@ -65,7 +65,7 @@ def application(config: Config, gate: TokenCheck, streams: EventStreams) -> Star
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
-        handlers.watch.close()
+        await handlers.watch.close()
         queries.close()
 
     ordering = Ordering(config, gate, queries).routes() if orders else ()
@@ -203,7 +203,7 @@ class _Handlers:
     async def overview(self, _request: Request) -> Response:
         """Return how things stand."""
         view = page_updates.overview(self.queries)
-        return as_json(await view(await self.watch.look()))
+        return as_json(await view(await self.watch.once()))
 
     def asked(self, question: Callable[[StoreReader, Request], object]) -> Endpoint:
         """Return what answers a request by what the store says."""
@@ -225,7 +225,7 @@ class _Handlers:
     async def batch(self, request: Request) -> Response:
         """Return a batch, and some of its tasks."""
         view = page_updates.batch(self.queries, request)
-        return as_json(await view(await self.watch.look()))
+        return as_json(await view(await self.watch.once()))
 
     def whole(self, reader: StoreReader, request: Request) -> dict[str, Any]:
         """Return what a report on a batch holds, but what its tasks said and did in full."""
@@ -234,7 +234,7 @@ class _Handlers:
 
     async def task(self, request: Request) -> Response:
         """Return a task, its conversation apart."""
-        status, ref = await self.watch.look(), page_updates.ref(request)
+        status, ref = await self.watch.once(), page_updates.ref(request)
         found = await self.queries.ask(lambda reader: page_updates.facts(reader, ref, status))
         return as_json(found)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from functools import lru_cache, partial
 from pathlib import Path
@@ -51,10 +52,10 @@ class EventStreams:
 
     def __init__(self) -> None:
         self._open = 0
-        self._closing = False
+        self._closing = asyncio.Event()
 
-    def answer(self, request: Request, events: AsyncGenerator[bytes, None]) -> Response:
-        """Return the answer to who wants to listen; ``events``: as ``updates`` yields them."""
+    def answer(self, request: Request, events: AsyncIterator[bytes]) -> Response:
+        """Return the answer to who wants to listen."""
         if request.method == "HEAD":
             return Response(media_type=_EVENTS)
         if self._open >= MAX_LISTENERS:
@@ -66,23 +67,36 @@ class EventStreams:
 
     def close(self) -> None:
         """Hang up."""
-        self._closing = True
+        self._closing.set()
 
-    async def _sent(self, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async def _sent(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yield what is sent until one side has enough."""
         self._open += 1
+        closing: asyncio.Future[Any] = asyncio.ensure_future(self._closing.wait())
+        coming: asyncio.Future[bytes] | None = None
         try:
             yield f"retry: {_RETRY_MS}\n\n".encode()
-            said = time.monotonic()
-            async with aclosing(events):
-                async for event in events:
-                    if self._closing:
-                        return
-                    if event or time.monotonic() - said >= _HEARTBEAT_S:
-                        yield event or b": still here\n\n"
-                        said = time.monotonic()
+            while not closing.done():
+                coming = coming or asyncio.ensure_future(anext(events))
+                either: set[asyncio.Future[Any]] = {coming, closing}
+                first = asyncio.FIRST_COMPLETED
+                await asyncio.wait(either, timeout=_HEARTBEAT_S, return_when=first)
+                if not coming.done():
+                    yield b": still here\n\n"
+                    continue
+                try:
+                    event = coming.result()
+                except StopAsyncIteration:
+                    return
+                coming = None
+                yield event
         finally:
             self._open -= 1
+            closing.cancel()
+            if coming is not None:
+                coming.cancel()
+                with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration, Exception):
+                    await coming
 
 
 #: Tasks of a batch on one page.
@@ -98,18 +112,20 @@ _MAX_SEARCH_CHARS = 200
 View: TypeAlias = Callable[[Status], Awaitable[page_data.Head]]
 
 
-async def updates(watch: StoreWatch, view: View) -> AsyncGenerator[bytes, None]:
-    """Yield what a page shows, each time that it has changed; nothing at each look else."""
+async def updates(watch: StoreWatch, view: View) -> AsyncIterator[bytes]:
+    """Yield what a page shows, each time that it has changed."""
     last = b""
-    async for status in watch.sights():
-        value: page_data.Head
-        try:
-            value = await view(status)
-        except BatchdError as error:
-            value = page_data.failed(status, error)
-        shown = _shown(value)
-        yield b"" if shown == last else _event("now", value)
-        last = shown
+    async with aclosing(watch.sights()) as sights:
+        async for status in sights:
+            value: page_data.Head
+            try:
+                value = await view(status)
+            except BatchdError as error:
+                value = page_data.failed(status, error)
+            shown = _shown(value)
+            if shown != last:
+                last = shown
+                yield _event("now", value)
 
 
 def overview(queries: StoreQueries) -> View:
@@ -176,29 +192,31 @@ def batch(queries: StoreQueries, request: Request) -> View:
 
 async def task(
     queries: StoreQueries, watch: StoreWatch, ref: Ref, start: int | None
-) -> AsyncGenerator[bytes, None]:
+) -> AsyncIterator[bytes]:
     """Yield a task's facts whenever they change,
-    and its conversation as it grows, from event ``start`` on; nothing at each look else.
+    and its conversation as it grows, from event ``start`` on.
 
     None: the last ones; the first event says where they begin.
     Each event's id is the number to go on from.
     """
     last = b""
-    async for status in watch.sights():
-        after: int | None
-        value: page_data.Head
-        try:
-            value, first, after, grown = await queries.ask(
-                lambda reader, status=status, start=start: _task(reader, ref, status, start)  # type: ignore[misc]
-            )
-        except StoreError as error:
-            value, first, after, grown = page_data.failed(status, error), 0, start, []
-        shown = _shown(value)
-        events = b"" if shown == last else _event("now", value)
-        if grown or (start is None and after is not None):
-            events += _event("grown", {"first": first, "passages": grown}, str(after))
-        yield events
-        last, start = shown, after
+    async with aclosing(watch.sights()) as sights:
+        async for status in sights:
+            after: int | None
+            value: page_data.Head
+            try:
+                value, first, after, grown = await queries.ask(
+                    lambda reader, status=status, start=start: _task(reader, ref, status, start)  # type: ignore[misc]
+                )
+            except StoreError as error:
+                value, first, after, grown = page_data.failed(status, error), 0, start, []
+            shown = _shown(value)
+            if shown != last:
+                last = shown
+                yield _event("now", value)
+            if grown or (start is None and after is not None):
+                yield _event("grown", {"first": first, "passages": grown}, str(after))
+            start = after
 
 
 def earlier(reader: StoreReader, ref: Ref, before: int) -> dict[str, Any]:

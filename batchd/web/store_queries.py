@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from batchd import trees
-from batchd.errors import BatchdError
+from batchd.errors import BatchdError, StoreError, UnknownNameError
 from batchd.observe.status import Observer, Status
 from batchd.records import Ref
 from batchd.spool import outbox
@@ -89,19 +89,46 @@ class StoreQueries:
         self.path = path
         self.excerpts = Excerpts()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
+        #: Readers that are not in use, each with which file it reads.
+        self._idle: list[tuple[StoreReader, tuple[int, int]]] = []
 
     async def ask(self, question: Callable[[StoreReader], T]) -> T:
         """Return what a question to the store returns. Raises ``StoreError``."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._answer, question)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._answer, question
+        )
 
     def close(self) -> None:
         """Answer no more."""
         self._threads.shutdown(cancel_futures=True)
+        while self._idle:
+            self._idle.pop()[0].close()
 
     def _answer(self, question: Callable[[StoreReader], T]) -> T:
-        with StoreReader(self.path) as reader:
-            return question(reader)
+        reader, file = self._take()
+        try:
+            answer = question(reader)
+        except UnknownNameError:
+            self._idle.append((reader, file))
+            raise
+        except BaseException:
+            reader.close()
+            raise
+        self._idle.append((reader, file))
+        return answer
+
+    def _take(self) -> tuple[StoreReader, tuple[int, int]]:
+        now = trees.identity(self.path)
+        while self._idle:
+            reader, file = self._idle.pop()
+            if file == now:
+                return reader, file
+            reader.close()
+        if now is None:
+            raise StoreError(
+                f"{self.path} is not there: nothing has run on this spool yet; `batchd run FILE` begins"
+            )
+        return StoreReader(self.path), now
 
 
 #: The time between two looks (seconds).
@@ -112,39 +139,68 @@ _SELDOM_S = 10.0
 
 
 class StoreWatch:
-    """Looks at the spool for all who ask, in one thread; while nobody asks it rests."""
+    """Looks, and wakes who waits for it."""
 
     def __init__(self, state: Path) -> None:
         self._store = state / "batchd.db"
         self._observer = Observer(state)
         self._file: tuple[int, int] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")
-        self._seen: Status | None = None
-        #: When the next look is worth it, by the monotonic clock.
-        self._due = 0.0
+        self._watching = 0
+        self._looking: asyncio.Task[None] | None = None
+        self._sight: Status | None = None
+        #: Done with the next sight.
+        self._next: asyncio.Future[Status] | None = None
 
     async def sights(self) -> AsyncGenerator[Status, None]:
-        """Yield what is seen, about every second; who is slow misses some."""
-        while True:
-            yield await self.look()
-            await asyncio.sleep(_EVERY_S)
+        """Yield what is seen, look by look; who is slow misses some."""
+        self._watching += 1
+        try:
+            if self._sight is not None:
+                yield self._sight
+            while True:
+                yield await asyncio.shield(self._coming())
+        finally:
+            self._watching -= 1
 
-    async def look(self) -> Status:
-        """Return what is seen, or was a moment ago."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._look)
+    async def once(self) -> Status:
+        """Return what the next look shows, or the last one has,
+        where there was one a moment ago.
+        """
+        if self._sight is not None:
+            return self._sight
+        return await asyncio.shield(self._coming())
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Look no more."""
-        self._thread.shutdown(cancel_futures=True)
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
         self._observer.close()
 
-    def _look(self) -> Status:
-        begun = time.monotonic()
-        if self._seen is None or begun >= self._due:
-            self._seen = self._see()
+    def _coming(self) -> asyncio.Future[Status]:
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        return self._next
+
+    async def _look(self) -> None:
+        """Look, as long as a page is open."""
+        while self._next is not None or self._watching:
+            begun = time.monotonic()
+            try:
+                self._sight = await asyncio.to_thread(self._see)
+            except BaseException:
+                if self._next is not None:
+                    self._next.cancel()
+                self._next = self._sight = None
+                raise
             took = time.monotonic() - begun
-            self._due = begun + max(_EVERY_S, took + min(took * _REST_FACTOR, _SELDOM_S))
-        return self._seen
+            coming, self._next = self._next, None
+            if coming is not None:
+                coming.set_result(self._sight)
+            await asyncio.sleep(max(_EVERY_S - took, min(took * _REST_FACTOR, _SELDOM_S)))
+        self._sight = None
 
     def _see(self) -> Status:
         file = trees.identity(self._store)
