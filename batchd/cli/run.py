@@ -18,7 +18,7 @@ from typing import Literal, NoReturn, TypeAlias
 from batchd import config, processes, silent_paths, words
 from batchd.cli.display import formatting, progress, summary_text
 from batchd.cli.runs import given_files, prompts
-from batchd.cli.runs.run_daemon import RunDaemon
+from batchd.cli.runs.run_daemon import RunDaemon, refuse_paused
 from batchd.cli.submit import follow
 from batchd.errors import NoDaemonError, UsageError
 from batchd.records import Task
@@ -133,8 +133,8 @@ def _given(args: argparse.Namespace, settings: config.Config) -> Sequence[tuple[
 
 
 def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
-    """Refuse what every task would wait for, a key; and a spool that commands would see, before
-    anything is made there. Raises ``NotPossibleError``.
+    """Refuse what every task would wait for: a key, or people; and a spool that commands would
+    see, before anything is made there. Raises ``NotPossibleError``.
     """
     from batchd.spool import safety  # loads the sandbox; a running daemon has looked
 
@@ -144,6 +144,7 @@ def _refuse(settings: config.Config, tasks: Sequence[Task]) -> None:
         models.add(settings.evaluation.judge_model)
     for provider in sorted({model.partition("/")[0] for model in models}):
         settings.endpoint(provider)
+    refuse_paused(settings, {task.model for task in tasks})
     settings.paths.prepare(settings.environ)
 
 

@@ -160,16 +160,14 @@ def _rows(store: Path) -> list[Any]:
         return list(reader.batches())
 
 
-def test_a_run_waits_for_what_is_paused(spool: Any) -> None:
-    """A `run` of what people have paused says so, with the command that lets it go on."""
+def test_what_is_paused_is_not_waited_for(spool: Any) -> None:
+    """A `run` of what people have paused is refused with the command that lets it go on."""
     with spool.serving():
         spool.batchd("pause", "--provider", "standin", "--message", "moving house")
-    path = spool.write("games.json", [{"first_prompt": "x"}])
-    said = "batchd resume --provider standin"
-    with begun(spool, path, text=said, before="moving house") as process:
-        assert spool.batchd("resume", "--provider", "standin").returncode == 0
-        process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == 0
+    refused = spool.batchd("run", spool.write("games.json", [{"first_prompt": "x"}]))
+    assert refused.returncode == 3
+    assert "standin is paused (moving house): batchd resume --provider standin" in refused.stderr
+    assert not (spool.folder / "outbox/games").exists()
 
 
 @pytest.mark.parametrize("killed", ["run", "daemon"])

@@ -13,18 +13,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Self
 
 from batchd import config, control, users
+from batchd.cli.display import formatting
 from batchd.errors import (
     NoAnswerError,
     NoDaemonError,
     NotPossibleError,
+    OlderStoreError,
     UsageError,
 )
+from batchd.records import Cause, Scope
 from batchd.spool import claims
+from batchd.store.queries import StoreReader
 
 #: How long another daemon may take to come up, or to end.
 _PATIENCE_S = 60.0
@@ -267,3 +271,21 @@ def _locked(state: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def refuse_paused(settings: config.Config, models: Collection[str]) -> None:
+    """Refuse to wait for what people have paused. Raises ``NotPossibleError``."""
+    store = formatting.store_path(Path(settings.paths.state))
+    if not store.exists():
+        return
+    names = {*models, *(model.partition("/")[0] for model in models)}
+    try:
+        with StoreReader(store) as reader:
+            paused = [p for p in reader.parked() if p.cause is Cause.PAUSED]
+    except OlderStoreError:
+        return  # the daemon that comes migrates it
+    for parking in paused:
+        if parking.scope is Scope.ALL or (parking.scope.asked and parking.name in names):
+            what = parking.name or "everything"
+            option = f" --{parking.scope} {parking.name}" if parking.name else ""
+            raise NotPossibleError(f"{what} is paused ({parking.message}): batchd resume{option}")
