@@ -51,10 +51,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _page(reader: StoreReader, batches: list[BatchRow], args: argparse.Namespace) -> int:
-    from batchd.web import report, report_process
+    from batchd.web import gathering, report, report_process
     from batchd.words import counted
 
     target = _target(batches, args.output)
+    for batch in batches:
+        formatting.complain(gathering.missing(batch))
     beside = target.parent if target else Path.cwd()
     style = report_process.style(config.load(args.config))
     data = report.make(reader, batches, beside.absolute(), style)

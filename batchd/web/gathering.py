@@ -57,15 +57,7 @@ class Gathered:
     @property
     def note(self) -> str:
         """What is missing; empty: nothing."""
-        name = self.batch.batch.name
-        if not self.batch.pruned:
-            return ""
-        if self._kept:
-            return f"The journal of {name} was pruned: its results are from results.jsonl, transcripts are files."
-        return (
-            f"{name} was pruned, and its results.jsonl is gone: statuses, tokens and money are all that is left;"
-            " prompts, answers and transcripts are missing."
-        )
+        return _note(self.batch, kept=bool(self._kept))
 
     def read(self, row: TaskRow) -> TaskRecord:
         """Read one task. Raises ``StoreError``."""
@@ -82,6 +74,28 @@ class Gathered:
 
     def __iter__(self) -> Iterator[TaskRecord]:
         return map(self.read, self.rows)
+
+
+def missing(batch: BatchRow) -> str:
+    """Return what a report on a batch will not have, before one is made; empty: nothing."""
+    folder = Path(batch.batch.folder)
+    note = _note(batch, kept=(folder / RESULTS).is_file())
+    if note or batch.published_at is None or folder.is_dir():
+        return note
+    return f"{folder} is gone: links to transcripts lead nowhere."
+
+
+def _note(batch: BatchRow, *, kept: bool) -> str:
+    """``kept``: whether its results lie in the outbox still."""
+    name = batch.batch.name
+    if not batch.pruned:
+        return ""
+    if kept:
+        return f"The journal of {name} was pruned: its results are from results.jsonl, transcripts are files."
+    return (
+        f"{name} was pruned, and its results.jsonl is gone: statuses, tokens and money are all that is left;"
+        " prompts, answers and transcripts are missing."
+    )
 
 
 def chosen(

@@ -97,6 +97,8 @@ class DetailBlocks:
     def __init__(self, quota: int) -> None:
         """``quota``: bytes of blocks with transcripts, as they stand in the page."""
         self._left = quota
+        #: With less than this left, it is not worth to go on trying what fits.
+        self._crumbs = quota // 50
         self._left_short = quota
         self._parts: list[str] = []
         self._at = 0
@@ -120,7 +122,8 @@ class DetailBlocks:
             if len(block) <= self._left:
                 self._left -= len(block)
                 return self._put(block)
-            self._left = 0  # it is not worth to go on trying what fits
+            if self._left < self._crumbs:
+                self._left = 0
         self.left_out += kept
         if self._left_short > 0:
             block = _packed(_details(task, in_full=False))
