@@ -258,14 +258,8 @@ def parked_lines(parked: Iterable[Parking], idle: Collection[str] = ()) -> Itera
         yield escape(
             f"{state} since {moment(each.since)}: {each.what}. {each.why}".removesuffix(". ")
         )
-        yield escape(f"  To go on: {each.fix}{next_try(each.again_at)}")
-
-
-def next_try(at: float | None) -> str:
-    """Return when something is tried again by itself; empty: nobody knows."""
-    if at is None:
-        return ""
-    return f" (next try: {moment(at)})" if at > time.time() else " (it is tried now)"
+        again = f" (next try: {moment(each.again_at)})" if each.again_at else ""
+        yield escape(f"  To go on: {each.fix}{again}")
 
 
 def _standstill(each: Parking, what: str) -> Standstill:

@@ -231,7 +231,7 @@ class OpenBatches:
             )
         if there is None and not problems:
             for finisher in self._finishers:
-                await finisher.finish(batch, self._current.config)
+                await finisher.finish(batch, len(sums), self._current.config)
 
         def write() -> str:
             if there is not None:

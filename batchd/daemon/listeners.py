@@ -106,8 +106,8 @@ class Finisher:
     The summary waits for it: be bounded, and never fail.
     """
 
-    async def finish(self, batch: Batch, config: Config) -> None:
-        """Write what is to lie beside the results of a batch; all its tasks have ended.
+    async def finish(self, batch: Batch, tasks: int, config: Config) -> None:
+        """Write what is to lie beside the results of a batch; all its tasks, so many, have ended.
 
         May be called again for the same batch after a crash,
         and is cancelled where the daemon ends.

@@ -292,13 +292,13 @@ class Outages:
         return self._of(name)[1].tried_s
 
     def again_s(self, name: str) -> float | None:
-        """Return in how many seconds what is out of order is tried, 0: now;
-        None: it is not, or is never tried again.
+        """Return in how many seconds what is out of order is tried again by itself;
+        None: it may be tried now, or never.
         """
         breaker = self._of(name)[1]
-        if breaker.outage is None or breaker.hopeless:
-            return None
-        return max(0.0, breaker.tried_at - asyncio.get_running_loop().time())
+        again_s = breaker.tried_at - asyncio.get_running_loop().time()
+        waits = breaker.outage is not None and not breaker.half_open and not breaker.hopeless
+        return again_s if waits and again_s > 0 else None
 
     def longest_wait_s(self) -> float:
         """Return how long a wait may be that keeps tasks in their slots."""

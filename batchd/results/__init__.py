@@ -283,12 +283,12 @@ def _seconds(value: float) -> float:
 
 
 def _near_limits(task: Task, state: TaskState) -> dict[str, float]:
-    # A single round is how most tasks are done, whatever the limit.
+    # A single round or call is how most tasks are done, whatever the limit.
     nearly = state.nearly_used(task.limits, state.last_at)
     return {
         key: round(used / most, 4)
         for key, used, most in nearly
-        if state.iterations > 1 or key != "max_iterations"
+        if used > 1 or key not in {"max_iterations", "max_calls"}
     }
 
 

@@ -302,7 +302,7 @@ def _cycles(graph: Mapping[str, tuple[str, ...]]) -> Iterator[list[str]]:
         except CycleError as error:
             found = error.args[1][:0:-1]
             yield found
-            graph = {node: graph[node] for node in graph.keys() - set(found)}
+            graph = {node: after for node, after in graph.items() if node not in found}
         else:
             return
 

@@ -352,6 +352,7 @@ def _validated(
     """Return what is valid of ``raw``, so that the rest of it is checked all the same."""
     # A key that is no text has been reported by now; pydantic would not say which it is.
     raw = {key: value for key, value in raw.items() if not decoding.broken(key)}
+    raw = _bounded_keys(raw, model, written, problems)
     try:
         return model.model_validate(raw)
     except ValidationError as error:
@@ -359,6 +360,31 @@ def _validated(
         problems += _complaints(model, found, written)
         wrong = {one["loc"][0] for one in found}
     return model.model_validate({key: value for key, value in raw.items() if key not in wrong})
+
+
+def _bounded_keys(
+    raw: dict[str, Any],
+    model: type[BaseModel],
+    written: Callable[[Place], str],
+    problems: list[Problem],
+) -> dict[str, Any]:
+    """Return an object with no more unknown keys than are shown:
+    pydantic takes a kilobyte for each.
+    """
+    known = model.model_fields
+    if len(raw) > MAX_PROBLEMS + len(known):
+        dropped = set([key for key in raw if key not in known][MAX_PROBLEMS:])
+        problems.append(Problem(written(()), f"{len(dropped):,} more keys are unknown"))
+        raw = {key: value for key, value in raw.items() if key not in dropped}
+    limits = raw.get("limits")
+    if isinstance(limits, dict) and len(limits) > MAX_PROBLEMS:
+        below = partial(_below, written, "limits")
+        raw["limits"] = _bounded_keys(limits, taskspec.Limits, below, problems)
+    return raw
+
+
+def _below(written: Callable[[Place], str], key: str, place: Place) -> str:
+    return written((key, *place))
 
 
 def _complaints(

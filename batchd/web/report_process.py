@@ -5,6 +5,7 @@ started when they are needed, kept while more may come, killed when they hang.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import msgspec
 
@@ -21,6 +22,8 @@ NAME = "report.html"
 _MB = 1_000_000
 #: How long one is kept for the next report: thousands of small batches may end one after another.
 _IDLE_S = 5.0
+#: A report over so many tasks takes a few milliseconds.
+_SMALL_REPORT_TASKS = 20
 
 
 def style(config: Config) -> Style:
@@ -37,12 +40,12 @@ class ReportMaker(Finisher):
 
     def __init__(self) -> None:
         self._children = Children("batchd.web.report", keep_s=_IDLE_S)
-        #: Two at a time: a small one need not wait for a large one.
-        self._turns = asyncio.Semaphore(2)
+        #: Two at a time, of which one is large: small ones need not wait for it.
+        self._turns, self._large = asyncio.Semaphore(2), asyncio.Lock()
         #: The last configuration, and how reports are made under it: prices are looked up once.
         self._style: tuple[Config, Style] | None = None
 
-    async def finish(self, batch: Batch, config: Config) -> None:
+    async def finish(self, batch: Batch, tasks: int, config: Config) -> None:
         """Make a batch's report, when its turn has come."""
         if not config.report.enabled:
             return
@@ -55,7 +58,8 @@ class ReportMaker(Finisher):
             style=self._style[1],
         )
         limit_s = config.report.timeout_s
-        async with self._turns:
+        large = self._large if tasks > _SMALL_REPORT_TASKS else contextlib.nullcontext()
+        async with large, self._turns:
             try:
                 error = (await self._children.ask(msgspec.json.encode(wanted), limit_s)).decode()
             except TimeoutError:

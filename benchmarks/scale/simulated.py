@@ -12,8 +12,9 @@ import random
 import sys
 import time
 
-from batchd import agent, wire
-from batchd.agent.services import EventBuffer
+from batchd import wire
+from batchd.agent import loop
+from batchd.agent.services import AgentServices, EventBuffer
 from batchd.events import CallAnswered, CallStarted, RoundEvaluated, TaskStarted, ToolRan
 from batchd.pool import elsewhere
 from batchd.records import Answer, Evaluation, Purpose, TaskStatus, ToolCall, Usage
@@ -35,7 +36,7 @@ TOOL = ToolCall("call_1", "shell", '{"command": "make test"}')
 USAGE = Usage(calls=1, input_tokens=2000, output_tokens=900)
 
 
-async def steps(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
+async def steps(run: wire.Run, host: AgentServices) -> loop.AttemptEnd:
     """Take as many steps as the task's prompt says, each after as many seconds as it says."""
     count, pause_s = run.task.first_prompt.split()
     journal = EventBuffer(run, host)
@@ -70,9 +71,9 @@ async def steps(run: wire.Run, host: agent.AgentServices) -> agent.AttemptEnd:
     verdict = Verdict(status=TaskStatus.COMPLETED)
     journal.add(host.finish(state, verdict, time.time()))
     await journal.flush()
-    return agent.AttemptEnd("finished", fold(run.task.first_prompt, journal.events), ())
+    return loop.AttemptEnd("finished", fold(run.task.first_prompt, journal.events), ())
 
 
 if __name__ == "__main__":
-    agent.run = steps
+    loop.run = steps
     sys.exit(elsewhere.main())
