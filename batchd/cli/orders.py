@@ -58,9 +58,8 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(order, Retry) and not (
         args.yes or _wanted(args.config, order, ask=not args.json)
     ):
-        formatting.complain(
-            "nothing runs again; --yes runs all of it, --failed only what did not complete"
-        )
+        less = "" if order.failed else ", --failed only what did not complete"
+        formatting.complain(f"nothing runs again; --yes runs it{less}")
         return 2
     answer = ask(args.config, order)
     if args.json:
@@ -217,7 +216,8 @@ def _here(file: Path | None, state: Path, order: Order[A]) -> A:
     from batchd.spool import safety
 
     safety.refuse_seen(settings)
-    if not isinstance(order, Pause) and not formatting.store_path(state).exists():
+    ahead = isinstance(order, Pause) and settings.file
+    if not ahead and not formatting.store_path(state).exists():
         # Nothing is made in a folder where batchd has never been: it may be the wrong one.
         raise UsageError(f"nothing has run on {state} yet; is it the right spool?")
     import asyncio

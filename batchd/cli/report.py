@@ -78,10 +78,14 @@ def _page(reader: StoreReader, batches: list[BatchRow], args: argparse.Namespace
 def _target(batches: list[BatchRow], given: str | None) -> Path | None:
     """Return where the page goes; None: standard output.
 
-    Raises ``NotPossibleError`` where its batch's outbox is gone.
+    Raises ``NotPossibleError`` where its batch's outbox, or the folder that is named, is not there.
     """
+    if given == "-":
+        return None
     if given:
-        return None if given == "-" else Path(given)
+        if not (folder := Path(given).absolute().parent).is_dir():
+            raise NotPossibleError(f"{folder} is not there: make it, or name another file")
+        return Path(given)
     (first, *others) = batches
     if others or first.published_at is None:
         return Path("report.html")
