@@ -835,7 +835,7 @@ def test_an_upgrade_is_reported_while_the_old_daemon_runs(spool: Any) -> None:
         refused = spool.batchd("cancel", "nothing")
         assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 2)
         assert "restart the daemon" in spool.batchd("top", "--once").stdout.replace("\n", "")
-        assert "restart the daemon" in spool.batchd("check", "--offline").stdout
+        assert "restart the daemon" in spool.batchd("check", "--offline").stderr
     with spool.serving():
         assert spool.batchd("status").stderr == ""
 

@@ -430,9 +430,9 @@ def test_a_retry_in_a_folder_that_hangs_leaves_the_loop_its_turns(tmp_path: Path
         async with Daemon(config.load(tmp_path / "config.toml", {}), work=False) as daemon:
             handlers, turns = daemon.commands, 0
             await submit(daemon, "old.json", _in(far))
-            await handlers.carry_out(Cancel(target="old"), Requester.here())
+            await handlers.carry_out(Cancel(target="old"), Requester(uid=0, pid=0))
             with hanging(far):
-                retry = handlers.carry_out(Retry(target="old"), Requester.here())
+                retry = handlers.carry_out(Retry(target="old"), Requester(uid=0, pid=0))
                 order = asyncio.ensure_future(retry)
                 while not order.done():
                     await asyncio.sleep(0.05)
