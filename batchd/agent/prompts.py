@@ -239,7 +239,7 @@ def judge(*evidence: str) -> tuple[Message, ...]:
 def left(limits: TaskLimits, state: TaskState, now: float) -> str:
     """Return what is left of the limits that are nearly used up, for the model; empty: of none."""
     nearly = {key: most - used for key, used, most in state.nearly_used(limits, now) if used < most}
-    # Of its rounds the model is not told.
+    # Of its rounds the model learns nothing.
     words = {
         "max_calls": "1 model call" if nearly.get("max_calls") == 1 else "{:.0f} model calls",
         "max_tokens": "{:,.0f} tokens",
