@@ -168,7 +168,6 @@ def test_following_a_conversation(spool: Spool) -> None:
         browse(served, read)
 
 
-@pytest.mark.long  # soon after midnight the click finds no head, here and before: not understood yet
 def test_sorting_and_filtering_a_batch(night: Spool) -> None:
     """Heads sort, turned round by a second click; chips and words filter;
     the address keeps it; pages turn.
@@ -176,6 +175,8 @@ def test_sorting_and_filtering_a_batch(night: Spool) -> None:
 
     async def read(page: Page) -> None:
         await page.until("document.querySelectorAll('#tasks tbody tr').length === 100")
+        # What comes above the table pushes it down: a click before that would meet a task's row.
+        await page.until("document.getElementById('timeline')")
         usd = "[...document.querySelectorAll('#tasks tbody [data-column=usd]')].map(e => e.textContent)"
         await page.click('#tasks thead [data-column="usd"] button')
         await page.until(
