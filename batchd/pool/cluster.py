@@ -18,13 +18,12 @@ from pathlib import Path
 
 import msgspec
 
-import batchd
 from batchd import processes
 from batchd.config import Config
 from batchd.errors import NotPossibleError
 from batchd.log import Action
 from batchd.pauses import doubled
-from batchd.pool import bridge_messages
+from batchd.pool import bridge_messages, code
 from batchd.pool.bridge_messages import (
     NOTICE,
     WINDOW,
@@ -479,7 +478,7 @@ def _view(token_file: str) -> Iterator[str]:
         yield from ("--bind-try", rays, rays)
     # Not all of where modules are looked for: a checkout may have the state directory in it.
     sites = [each for each in sys.path if Path(each).name in {"site-packages", "dist-packages"}]
-    packages = (sys.prefix, sys.base_prefix, *sites, str(Path(batchd.__file__).parent))
+    packages = (sys.prefix, sys.base_prefix, *sites, str(code.PACKAGE))
     for place in dict.fromkeys(each for each in packages if each and Path(each).exists()):
         yield from ("--ro-bind", place, place)
     if token := _token(token_file):

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import batchd
 from batchd.errors import NotPossibleError
 from batchd.version import __version__
 
+PACKAGE = Path(__file__).parents[1]
 #: The endings of files that run.
 _CODE = {".py", ".sh", ".sql"}
 #: What helps where the files on the disk are not those that the daemon runs.
@@ -61,17 +61,15 @@ def content() -> str:
     """Return what distinguishes the package by what is in its files,
     wherever it lies: the same on every machine.
     """
-    package = Path(batchd.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(path for path in package.rglob("*") if path.suffix in _CODE):
+    for path in sorted(path for path in PACKAGE.rglob("*") if path.suffix in _CODE):
         inside = path.read_bytes()
-        digest.update(f"{path.relative_to(package)} {len(inside)}\n".encode() + inside)
+        digest.update(f"{path.relative_to(PACKAGE)} {len(inside)}\n".encode() + inside)
     return digest.hexdigest()
 
 
 def _as_it_lies() -> str:
-    package = Path(batchd.__file__).parent
-    return hashlib.sha256("\n".join(sorted(_files(package))).encode()).hexdigest()
+    return hashlib.sha256("\n".join(sorted(_files(PACKAGE))).encode()).hexdigest()
 
 
 def _files(folder: Path | os.DirEntry[str]) -> Iterator[str]:

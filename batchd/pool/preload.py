@@ -18,9 +18,11 @@ processes.seal()  # nothing of weight may be imported before
 # Nothing of what is loaded is garbage: to look for it again and again takes a sixth of the time.
 gc.disable()
 
-import batchd.pool.worker  # noqa: E402, F401 (imported for its weight: openai, the agent, the sandbox)
 from batchd import llm, tokens  # noqa: E402
-from batchd.pool import code  # noqa: E402
+from batchd.pool import (  # noqa: E402
+    code,
+    worker as worker,  # imported for its weight: openai, the agent, the sandbox
+)
 
 code.fingerprint()
 tokens.load()
