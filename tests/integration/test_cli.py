@@ -183,7 +183,7 @@ def test_retry_asks_before_what_completed_is_paid_again(spool: Any) -> None:
     assert (code, question in seen) == (0, False)
     refused = spool.batchd("retry", "work")
     assert (refused.returncode, question in refused.stderr) == (2, True)
-    assert "--yes runs all of it" in refused.stderr
+    assert "--yes runs it, --failed only what did not complete" in refused.stderr
     done = spool.batchd("retry", "work", "--yes")
     assert done.returncode == 0
     # The order's log line is none of the answer.
