@@ -75,7 +75,7 @@ def test_it_is_the_systems_service(bare: Machine) -> None:
     bare.shell(f"{init.strip()} {model} --key-file /etc/batchd/standin.key --yes")
     bare.write("/etc/batchd/standin.key", KEY)
     bare.run("usermod", "-aG", "batchd", USER)
-    bare.run("systemctl", "start", "batchd")
+    bare.run("systemctl", "restart", "batchd")
     assert Service(bare).show("ActiveState") == "active"
     (result,) = results(drop(bare, "one", {"first_prompt": "one"}), bare.last_words)
     assert result["status"] == "completed"
