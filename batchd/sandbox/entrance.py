@@ -29,7 +29,6 @@ from batchd.sandbox.folders import TaskFolders
 from batchd.sandbox.guard import guard
 from batchd.sandbox.memory_files import memory_file
 from batchd.sandbox.resource_shortage import SHORTAGE_ERRNOS
-from batchd.sandbox.syscalls import clone_number
 
 #: Of linux/sched.h.
 _NAMESPACES = {
@@ -69,7 +68,7 @@ class Starter:
         assert self._line is not None, "it has started"
         with trees.held(memory_file(setup)) as text:
             groups = [group.descriptor] if group else []
-            asked = clone_number(platform.machine()), len(setup), len(groups)
+            asked = seccomp.clone_number(platform.machine()), len(setup), len(groups)
             theirs = [answers.fileno(), text, *groups, *given]
             socket.send_fds(self._line, [marshal.dumps(asked)], theirs)
 

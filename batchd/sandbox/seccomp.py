@@ -14,10 +14,10 @@ from __future__ import annotations
 import errno
 import functools
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple, TypeAlias
 
 from batchd.errors import SandboxUnavailableError
-from batchd.sandbox.syscalls import ABSENT, ARCHS, ATTRIBUTES, BY_REFERENCE, DENIED, LOOKED_INTO
 
 # Classic BPF, see linux/bpf_common.h.
 _LOAD = 0x20  # A = 32 bits of struct seccomp_data, at offset k
@@ -56,27 +56,94 @@ _MOST_ATTRIBUTE = 256
 _MOST_SEGMENT = 4096
 _X32_BIT = 0x40000000
 
+#: Calls by name, each with its number on x86-64 and on arm64; None: it is not there.
+_Calls: TypeAlias = Mapping[str, tuple[int | None, int | None]]
+
+_CLONE = (56, 220)
 #: Refused with ENOSYS, so that programs fall back on calls that can be looked into:
 #: what counts lies behind a pointer.
-_OPAQUE = {"clone3": 435, "openat2": 437, "file_setattr": 469, "setxattrat": 463}
-#: Calls that give a file another mode: number on x86-64,
-#: number on arm64, and which argument is the mode.
-_CHANGES: Mapping[str, tuple[int | None, int | None, int]] = {
-    "chmod": (90, None, 1),
-    "fchmod": (91, 52, 1),
-    "fchmodat": (268, 53, 2),
-    "fchmodat2": (452, 452, 2),
+_OPAQUE: _Calls = {
+    "clone3": (435, 435),
+    "openat2": (437, 437),
+    "file_setattr": (469, 469),
+    "setxattrat": (463, 463),
 }
-#: The same for those that make it.
-_MAKES: Mapping[str, tuple[int | None, int | None, int]] = {
-    "creat": (85, None, 1),
-    "mknod": (133, None, 1),
-    "mknodat": (259, 33, 2),
+#: Refused with ENOSYS, as where System V's are not built in: queues and sets of semaphores that
+#: belong to no process. How much memory they take no one could see.
+_ABSENT: _Calls = {"semget": (64, 190), "msgget": (68, 186)}
+#: Refused with EINVAL, as for files that cannot do it, and programs copy: a pipe or a socket then
+#: has memory by reference, which stays when its file or its process is gone,
+#: up to two megabytes for each byte that counts.
+_BY_REFERENCE: _Calls = {
+    "sendfile": (40, 71),
+    "splice": (275, 76),
+    "tee": (276, 77),
+    "vmsplice": (278, 75),
 }
-#: The same for such as have a mode only with certain flags, which are the argument before it.
-_OPENS: Mapping[str, tuple[int | None, int | None, int]] = {
-    "open": (2, None, 2),
-    "openat": (257, 56, 3),
+#: Calls that give a file an attribute.
+_ATTRIBUTES: _Calls = {"setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7)}
+#: Refused with EPERM.
+_DENIED: _Calls = {
+    # other processes
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "kcmp": (312, 272),
+    "pidfd_getfd": (438, 438),
+    "perf_event_open": (298, 241),
+    # programs and rings in the kernel
+    "bpf": (321, 280),
+    "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    # keyrings have no namespace
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    # mounts and namespaces
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "open_tree_attr": (467, 467),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    # files by handle, and events of whole file systems
+    "open_by_handle_at": (304, 265),
+    "fanotify_init": (300, 262),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    # the machine itself
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "reboot": (169, 142),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "acct": (163, 89),
+    "syslog": (103, 116),
+    "vhangup": (153, 58),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    "lookup_dcookie": (212, 18),
+    "iopl": (172, None),
+    "ioperm": (173, None),
+    "modify_ldt": (154, None),
+    "uselib": (134, None),
+    "ustat": (136, None),
+    "sysfs": (139, None),
 }
 #: Requests that set room aside (what XFS had before there was ``fallocate``, and all file systems
 #: have since), or that have each write set more aside, and count for another project's quota.
@@ -94,11 +161,27 @@ _CREATES = (
 )
 
 
+class Arch(NamedTuple):
+    """What differs between processors."""
+
+    #: What the kernel calls it in ``seccomp_data``.
+    audit: int
+    #: The place of its number in each pair.
+    column: int
+
+
+#: The numbers of aarch64 are the kernel's tables', never run.
+ARCHS: Mapping[str, Arch] = {"x86_64": Arch(0xC000003E, 0), "aarch64": Arch(0xC00000B7, 1)}
 #: Of these, those that the tests have run on.
 TESTED = frozenset({"x86_64"})
 
 #: One instruction: code, jump if true, jump if false, k.
 _Line = tuple[int, int, int, int]
+
+
+def clone_number(machine: str) -> int:
+    """Return the number of ``clone`` on a processor that has rules."""
+    return _CLONE[ARCHS[machine].column]
 
 
 @functools.cache
@@ -114,7 +197,6 @@ def program(machine: str, *, sets_ids: bool = False) -> bytes:
         raise SandboxUnavailableError(
             f"there is no system call filter for {machine} processors yet (only for {', '.join(ARCHS)})"
         )
-    denied = [number for pair in DENIED.values() if (number := pair[arch.column]) is not None]
     code = [
         _load(_ARCH),
         (_JEQ, 1, 0, arch.audit),
@@ -124,26 +206,35 @@ def program(machine: str, *, sets_ids: bool = False) -> bytes:
         (_JGE, 0, 1, _X32_BIT),
         _refuse(errno.ENOSYS),
     ]
-    for name, rule in _RULES.items():
-        code += _on(LOOKED_INTO[name][arch.column], rule())
-    for number in _OPAQUE.values():
-        code += _on(number, [_refuse(errno.ENOSYS)])
-    modes = () if sets_ids else ((_CHANGES, _change), (_MAKES, _mode), (_OPENS, _opening))
-    for calls, of_mode in modes:
-        for *numbers, argument in calls.values():
+    for calls, answer in _rules(sets_ids=sets_ids):
+        for numbers in calls.values():
             if (number := numbers[arch.column]) is not None:
-                code += _on(number, of_mode(argument))
-    for refused, answer in (
-        (ABSENT, [_refuse(errno.ENOSYS)]),
-        (BY_REFERENCE, [_refuse(errno.EINVAL)]),
-        (ATTRIBUTES, _attribute()),
-    ):
-        for pair in refused.values():
-            code += _on(pair[arch.column], answer)
-    for number in denied:
-        code += _on(number, [_refuse(errno.EPERM)])
+                code += _on(number, answer)
     code.append(_give(_ALLOW))
     return b"".join(struct.pack("=HBBI", *line) for line in code)
+
+
+def _rules(*, sets_ids: bool) -> Iterator[tuple[_Calls, list[_Line]]]:
+    """Yield calls that are looked into or refused, with what is answered to each of them."""
+    yield {"clone": _CLONE}, _clone()
+    yield {"ioctl": (16, 29)}, _ioctl()
+    yield {"socket": (41, 198), "socketpair": (53, 199)}, _socket()
+    yield {"prctl": (157, 167)}, _prctl()
+    yield {"fallocate": (285, 47)}, _fallocate()
+    yield {"shmget": (29, 194)}, _shmget()
+    yield {"setsockopt": (54, 208)}, _setsockopt()
+    yield _OPAQUE, [_refuse(errno.ENOSYS)]
+    if not sets_ids:
+        yield {"chmod": (90, None), "fchmod": (91, 52)}, _change(1)
+        yield {"fchmodat": (268, 53), "fchmodat2": (452, 452)}, _change(2)
+        yield {"creat": (85, None), "mknod": (133, None)}, _mode(1)
+        yield {"mknodat": (259, 33)}, _mode(2)
+        yield {"open": (2, None)}, _opening(2)
+        yield {"openat": (257, 56)}, _opening(3)
+    yield _ABSENT, [_refuse(errno.ENOSYS)]
+    yield _BY_REFERENCE, [_refuse(errno.EINVAL)]
+    yield _ATTRIBUTES, _attribute()
+    yield _DENIED, [_refuse(errno.EPERM)]
 
 
 def _load(offset: int) -> _Line:
@@ -274,15 +365,3 @@ def _shmget() -> list[_Line]:
         too_large,
         _give(_ALLOW),
     ]
-
-
-_RULES: Mapping[str, Callable[[], list[_Line]]] = {
-    "clone": _clone,
-    "ioctl": _ioctl,
-    "socket": _socket,
-    "socketpair": _socket,
-    "prctl": _prctl,
-    "fallocate": _fallocate,
-    "shmget": _shmget,
-    "setsockopt": _setsockopt,
-}

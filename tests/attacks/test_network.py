@@ -28,7 +28,6 @@ from patience import PATIENCE_S, until
 from batchd.sandbox import seccomp
 from batchd.sandbox.launch import GIVEN
 from batchd.sandbox.memory_files import memory_file
-from batchd.sandbox.syscalls import clone_number
 
 pytestmark = pytest.mark.in_turns
 
@@ -468,7 +467,7 @@ def _entered(line: socket.socket, words: list[str]) -> object:
     text = memory_file(setup)
     with ours:
         with theirs:
-            asked = clone_number(platform.machine()), len(setup), 0
+            asked = seccomp.clone_number(platform.machine()), len(setup), 0
             socket.send_fds(line, [marshal.dumps(asked)], [theirs.fileno(), text])
         os.close(text)
         pid, *_, said = marshal.loads(ours.recv(4096))
