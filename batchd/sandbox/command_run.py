@@ -33,7 +33,6 @@ class CommandEnd:
     exit_code: int | None
     #: Standard output and error as they came; valid Unicode, bytes that are not UTF-8 replaced.
     output: str
-    timed_out: bool = False
     #: Whether the middle of the output was cut out, which it then says.
     cut: bool = False
     #: From its start to the death of all that it started.
@@ -48,6 +47,25 @@ class CommandEnd:
     left: tuple[str, ...] = ()
     #: The file that it prints to from now on, as commands see it; empty: what it had before it.
     log: str = ""
+
+    @classmethod
+    def of(
+        cls, began: float, output: CommandOutput, exit_code: int | None, excess: str = ""
+    ) -> CommandEnd:
+        """Return the end, at this moment, of one that began at a time of the loop's."""
+        return cls(
+            exit_code=exit_code,
+            output=output.text(),
+            cut=bool(output.cut),
+            seconds=asyncio.get_running_loop().time() - began,
+            excess=excess,
+            killed=bool(excess) and exit_code is not None,
+        )
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether its time ran out."""
+        return self.exit_code is None
 
 
 async def run(
@@ -66,7 +84,6 @@ async def run(
 
     Raises ``SandboxError`` where it cannot be started. When cancelled, it kills them all first.
     """
-    clock = asyncio.get_running_loop().time
 
     async def begun() -> tuple[ChildProcess, OutputReader]:
         return _begun(start, stdin, output)
@@ -77,7 +94,7 @@ async def run(
         if error.errno == errno.E2BIG:
             return CommandEnd(exit_code=_CANNOT_RUN, output=TOO_LONG)
         raise SandboxError(f"a command could not be run: {error}") from error
-    began, timed_out, excess = clock(), False, ""
+    began, timed_out, excess = asyncio.get_running_loop().time(), False, ""
     try:
         async with contextlib.AsyncExitStack() as rest:
             rest.push_async_callback(child.end)
@@ -97,15 +114,7 @@ async def run(
         raise SandboxError(f"a command could not be followed to its end: {error}") from None
     finally:
         reader.close(drain=True)
-    return CommandEnd(
-        exit_code=None if timed_out else child.exit_code,
-        output=output.text(),
-        timed_out=timed_out,
-        cut=bool(output.cut),
-        seconds=clock() - began,
-        excess=excess,
-        killed=bool(excess) and not timed_out,
-    )
+    return CommandEnd.of(began, output, None if timed_out else child.exit_code, excess)
 
 
 def _begun(

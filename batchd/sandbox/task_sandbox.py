@@ -127,7 +127,7 @@ class TaskSandbox:
         try:
             async with self._turns:
                 if self._entrance is None and not await self._made(timeout_s):
-                    return _at_end(began, output, timed_out=True)
+                    return CommandEnd.of(began, output, None)
                 broken_off = functools.partial(self._kill, _BROKEN_OFF)
                 return await unbroken(
                     self._run(command, stdin, began, timeout_s, output), broken_off
@@ -224,15 +224,8 @@ class TaskSandbox:
                     left = ()
         finally:
             reader.close(drain=True)
-        return replace(
-            _at_end(began, output, timed_out=timed_out),
-            exit_code=None if timed_out else status,
-            refused=refused,
-            excess=excess,
-            killed=bool(excess) and not timed_out,
-            left=left,
-            log=log,
-        )
+        end = CommandEnd.of(began, output, None if timed_out else status, excess)
+        return replace(end, refused=refused, left=left, log=log)
 
     async def _ready(self) -> tuple[set[int], tuple[int, int]]:
         """Return what runs there already, and a pipe for what a command prints.
@@ -397,14 +390,6 @@ class TaskSandbox:
             excess = self._watch.ended()
             with contextlib.suppress(SandboxError):
                 await self._end(f"killed: {excess}" if excess else ENDED)
-
-
-def _at_end(began: float, output: CommandOutput, *, timed_out: bool) -> CommandEnd:
-    seconds = asyncio.get_running_loop().time() - began
-    cut = bool(output.cut)
-    return CommandEnd(
-        exit_code=None, output=output.text(), timed_out=timed_out, cut=cut, seconds=seconds
-    )
 
 
 def _not_begun(error: OSError, command: Sequence[bytes]) -> tuple[int, str] | None:
