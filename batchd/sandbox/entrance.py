@@ -46,7 +46,6 @@ _ANSWER_S = 20.0
 _MAX_ANSWER_BYTES = 4096
 #: Of what bwrap says, the helper passes on no more than half of this.
 _MAX_SAID_BYTES = 1 << 14
-_NOTHING: Mapping[str, str] = {}
 
 
 class Starter:
@@ -132,10 +131,10 @@ class Entrance:
         *,
         policy: SandboxPolicy,
         who: CommandUser,
-        env: Mapping[str, str] = _NOTHING,
-        network: bool = False,
-        group: TaskCgroup | None = None,
-        cover: Sequence[str] = (),
+        env: Mapping[str, str],
+        network: bool,
+        group: TaskCgroup | None,
+        cover: Sequence[str],
     ) -> Self:
         """Begin a sandbox, whose commands run as ``who``, with variables beside the usual ones.
 

@@ -35,7 +35,7 @@ _DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
 
 @contextlib.contextmanager
 def sandboxed(
-    bwrap: str, view: CommandView, folders: TaskFolders, cover: Sequence[str] = ()
+    bwrap: str, view: CommandView, folders: TaskFolders, cover: Sequence[str]
 ) -> Iterator[tuple[list[bytes], list[int]]]:
     """Give what starts a sandbox in which nothing runs but its first process: the path of bwrap
     and its command line; and the descriptors that stand there by number, from ``GIVEN`` on.

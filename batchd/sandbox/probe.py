@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import functools
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from batchd import trees
 from batchd.errors import SandboxError, SandboxUnavailableError
-from batchd.masking import Masker
 from batchd.records import SandboxPolicy
 from batchd.sandbox import resource_shortage, shown
-from batchd.sandbox.bwrap import view
 from batchd.sandbox.command_run import CommandEnd
 from batchd.sandbox.command_user import CommandUser, as_root, prefix
-from batchd.sandbox.command_watch import CommandWatcher
 from batchd.sandbox.disk import DiskUsage
-from batchd.sandbox.entrance import Entrance
 from batchd.sandbox.folders import TaskFolders
 from batchd.sandbox.network import AllowedHosts
 from batchd.sandbox.output import CommandOutput
-from batchd.sandbox.shown import ShownPaths
-from batchd.sandbox.task_sandbox import SandboxMaking, TaskSandbox
+from batchd.sandbox.shown import Cover, ShownPaths
+from batchd.sandbox.task_sandbox import CommandSetting, TaskSandbox
 
 #: Older ones can be led out of the sandbox by a symbolic link during set-up.
 _OLDEST = (0, 12)
@@ -106,13 +99,11 @@ def confining(path: str, policy: SandboxPolicy) -> str:
 
     Raises ``SandboxUnavailableError`` unless it is confined.
     """
-    who, seen = someone(policy), what_is_shown(policy)
-    fix = fix_for(policy)
+    who = someone(policy)
     try:
-        with folder_of(who) as directory:
-            output = _trial(path, policy, who, directory, seen).output
+        output = tried(path, policy).output
     except (OSError, SandboxError) as error:
-        fix = _LIMIT if resource_shortage.short(error) else fix
+        fix = _LIMIT if resource_shortage.short(error) else fix_for(policy)
         raise SandboxUnavailableError(f"no sandbox can be started ({error}): {fix}") from error
     status = dict(line.split(":\t", 1) for line in output.splitlines() if ":\t" in line)
     if not status:
@@ -128,16 +119,6 @@ def confining(path: str, policy: SandboxPolicy) -> str:
     return "a trial command ran confined, without capabilities, its system calls filtered"
 
 
-@contextlib.contextmanager
-def folder_of(who: CommandUser) -> Iterator[int]:
-    """Give a directory for a trial, open."""
-    with tempfile.TemporaryDirectory(prefix="batchd-") as folder:
-        if as_root():
-            os.chown(folder, who.uid, who.gid)
-        with trees.held(os.open(folder, os.O_RDONLY | os.O_DIRECTORY)) as directory:
-            yield directory
-
-
 def what_is_shown(policy: SandboxPolicy) -> ShownPaths:
     """Return what commands see. Raises ``SandboxUnavailableError`` for what cannot be shown."""
     try:
@@ -146,47 +127,36 @@ def what_is_shown(policy: SandboxPolicy) -> ShownPaths:
         raise SandboxUnavailableError(str(error)) from None
 
 
-def _trial(
-    path: str, policy: SandboxPolicy, who: CommandUser, directory: int, seen: ShownPaths
-) -> CommandEnd:
-    """Run a command in a sandbox, wherever this is called. Raises ``OSError``, ``SandboxError``."""
-    with ThreadPoolExecutor(1) as thread:  # there may be a loop at work in this one already
-        try:
-            tried = thread.submit(lambda: asyncio.run(trial(path, policy, who, directory, seen)))
+def tried(path: str, policy: SandboxPolicy, hosts: AllowedHosts | None = None) -> CommandEnd:
+    """Have a command say in a sandbox how it is confined, wherever this is called.
+
+    Raises ``OSError``, ``SandboxError``, ``SandboxUnavailableError``.
+    """
+    with tempfile.TemporaryDirectory(prefix="batchd-") as folder, ThreadPoolExecutor(1) as thread:
+        who = someone(policy)
+        if as_root():
+            os.chown(folder, who.uid, who.gid)
+        # Nothing is covered but what is hidden by name.
+        cover = Cover(what_is_shown(policy), ())
+        setting = CommandSetting(
+            policy=policy, bwrap=path, who=who, cover=cover, hosts=hosts, patience_s=0.0
+        )
+        try:  # there may be a loop at work in this thread already
+            trial = thread.submit(lambda: asyncio.run(_trial(setting, folder)))
         except RuntimeError as error:
             raise BlockingIOError(errno.EAGAIN, str(error)) from error
-        return tried.result()
+        return trial.result()
 
 
-async def trial(
-    path: str,
-    policy: SandboxPolicy,
-    who: CommandUser,
-    directory: int,
-    seen: ShownPaths,
-    hosts: AllowedHosts | None = None,
-) -> CommandEnd:
-    """Have a command say in a sandbox how it is confined. Raises ``OSError``, ``SandboxError``."""
-    folders = TaskFolders(directory)
-    making = SandboxMaking(
-        begin=functools.partial(
-            Entrance.begin,
-            path,
-            view(policy, who, network=False),
-            folders,
-            policy=policy,
-            who=who,
-            cover=seen.options(),
-        ),
-        watcher=CommandWatcher(),
-        disk=DiskUsage(folders, policy, base=0),
-        hosts=hosts,
-        patience_s=0.0,
-    )
-    command = [b"cat", b"/proc/self/status"]
-    output = CommandOutput(1 << 16, Masker())
-    sandbox = TaskSandbox(making, keeps=False)
-    ran = await sandbox.run(command, stdin=None, timeout_s=_PATIENCE_S, output=output)
+async def _trial(setting: CommandSetting, folder: str) -> CommandEnd:
+    """Raises ``OSError``, ``SandboxError``."""
+    with trees.held(os.open(folder, os.O_RDONLY | os.O_DIRECTORY)) as directory:
+        folders = TaskFolders(directory)
+        disk = DiskUsage(folders, setting.policy, base=0)
+        sandbox = TaskSandbox(setting, folders, disk, keeps=False)
+        command = [b"cat", b"/proc/self/status"]
+        output = CommandOutput(1 << 16, setting.masker)
+        ran = await sandbox.run(command, stdin=None, timeout_s=_PATIENCE_S, output=output)
     if ran is None or ran.timed_out:
         raise SandboxError(f"a trial command did not come to its end: {sandbox.why}")
     return ran

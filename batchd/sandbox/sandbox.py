@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.masking import Masker
 from batchd.records import Network, SandboxPolicy, policy
-from batchd.sandbox import cgroup, directory, facts, network as way_out, probe, shown
+from batchd.sandbox import cgroup, directory, network as way_out, probe, shown
 from batchd.sandbox.bwrap import TASK
 from batchd.sandbox.child import prepare_process
 from batchd.sandbox.command_user import CommandUser, as_root, checked, runner
@@ -21,7 +21,8 @@ from batchd.sandbox.folders import TaskFolders, open_tmp
 from batchd.sandbox.network import AllowedHosts
 from batchd.sandbox.resource_shortage import patiently
 from batchd.sandbox.shown import Cover
-from batchd.sandbox.workplace import CommandSetting, Workplace
+from batchd.sandbox.task_sandbox import CommandSetting
+from batchd.sandbox.workplace import Workplace
 
 
 class Sandbox:
@@ -39,8 +40,8 @@ class Sandbox:
         #: What holds all processes of a command together.
         self.limits = f"cgroup {self._cgroup.path}" if self._cgroup else "measured"
         self._watcher = CommandWatcher()
-        self._known: facts.Known = {}
-        #: By disk: the sync of all of it that is to come.
+        #: As each ``CommandSetting`` has them.
+        self._known: dict[tuple[object, ...], tuple[str, float]] = {}
         self._syncing: dict[int, asyncio.Task[None]] = {}
 
     def rest(self) -> None:
@@ -75,15 +76,10 @@ class Sandbox:
         folders = await patiently(functools.partial(self._opened, path, tmp, base, fresh=fresh))
         try:
             who = runner(self.policy, os.fstat(folders.task), path)
-            seen = TASK if self._bwrap else path
-            line = functools.partial(
-                facts.line, user=who.name, directory=seen, network=self._reach(network, hosts)
-            )
-            key = (who, network is True, env.get("PATH"))
             setting = CommandSetting(
                 policy=self.policy,
                 bwrap=self._bwrap,
-                path=seen,
+                path=TASK if self._bwrap else path,
                 who=who,
                 tmp="" if self._bwrap or folders.tmp is None else tmp,
                 env={**(way_out.variables(hosts) if hosts else {}), **env},
@@ -93,7 +89,7 @@ class Sandbox:
                 watcher=self._watcher,
                 cgroup=self._cgroup,
                 masker=masker or Masker(),
-                facts=functools.partial(facts.known, self._known, key, line),
+                known=self._known,
                 syncing=self._syncing,
             )
             base_bytes = 0 if fresh and not base and held is None else held
@@ -119,12 +115,6 @@ class Sandbox:
             return AllowedHosts.of(asked, self.policy.private_hosts)
         except ValueError as error:
             raise SandboxError(f"the task's network: {error}") from error
-
-    def _reach(self, asked: Network, hosts: AllowedHosts | None) -> str:
-        """Return what the model reads of the network."""
-        if hosts is not None:
-            return way_out.described(hosts)
-        return "network: yes" if asked or not self._bwrap else "no network"
 
     async def _opened(self, path: str, tmp: str, base: str, *, fresh: bool) -> TaskFolders:
         folders = TaskFolders(-1, task_path=path, tmp_path=tmp, base_path=base)

@@ -224,9 +224,10 @@ def _fix(real: str) -> str:
 class Cover:
     """The cover of one place: what it has found once is covered for all of its commands."""
 
-    def __init__(self, seen: ShownPaths) -> None:
+    def __init__(self, seen: ShownPaths, found: tuple[str, ...] | None = None) -> None:
+        """``found``: the sockets, where they are not to be looked for."""
         self._shown = seen
-        self._found: tuple[str, ...] | None = None
+        self._found = found
 
     def fresh(self) -> Cover:
         """Return one that looks again."""

@@ -8,19 +8,23 @@ import errno
 import functools
 import os
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from batchd.errors import SandboxError
 from batchd.masking import Masker
+from batchd.records import SandboxPolicy
 from batchd.sandbox import network, process_table
-from batchd.sandbox.bwrap import TMP
+from batchd.sandbox.bwrap import TASK, TMP, view
+from batchd.sandbox.cgroup import DelegatedCgroup
 from batchd.sandbox.child import DYING_S, readable
 from batchd.sandbox.command_run import TOO_LONG, CommandEnd
+from batchd.sandbox.command_user import CommandUser
 from batchd.sandbox.command_watch import CommandWatcher, WatchedSandbox
 from batchd.sandbox.disk import DiskUsage
 from batchd.sandbox.entrance import Entrance, NotMadeError
+from batchd.sandbox.folders import TaskFolders
 from batchd.sandbox.memory_files import memory_file
 from batchd.sandbox.network import AllowedHosts, RefusedHosts
 from batchd.sandbox.output import CommandOutput, OutputReader
@@ -29,6 +33,8 @@ from batchd.sandbox.resource_shortage import PATIENCE_S, SHORTAGE_ERRNOS, patien
 from batchd.sandbox.shown import Cover
 
 T = TypeVar("T")
+#: A home in which nothing lies, and nothing can.
+_NOWHERE = "/nonexistent"
 #: What is left of a command for so long behind its end (looks, seconds), stays.
 _LOOKS, _PAUSE_S = 10, 0.005
 #: What goes on is named by so many of its processes.
@@ -73,26 +79,58 @@ async def unbroken(work: Coroutine[Any, Any, T], cancelled: Callable[[], None] |
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxMaking:
-    """What it takes to make a sandbox."""
+class CommandSetting:
+    """The setting of commands: what they see and who they are."""
 
-    begin: Callable[[], Entrance]
-    watcher: CommandWatcher
-    disk: DiskUsage
-    #: What it has a way to.
+    policy: SandboxPolicy
+    #: The path of bubblewrap; empty: there is no sandbox.
+    bwrap: str
+    who: CommandUser
+    #: What is laid over the machine's files, in a sandbox; where what it covers goes before one is
+    #: made, that is made once more.
+    cover: Cover | None
+    #: The directory's name as they see it.
+    path: str = TASK
+    #: That of their /tmp, where it is not /tmp.
+    tmp: str = ""
+    #: That of their home, where it is not the user's own or, in a sandbox, /tmp.
+    home: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    #: Whether they share the machine's network.
+    shared: bool = False
+    #: Their way to some hosts.
     hosts: AllowedHosts | None = None
-    #: So long a command waits for what it needs to begin (seconds).
+    #: Holds them to their limits, with a cgroup where there are any.
+    watcher: CommandWatcher = field(default_factory=CommandWatcher)
+    cgroup: DelegatedCgroup | None = None
+    #: Knows what no output may show.
+    masker: Masker = field(default_factory=Masker)
+    #: So long one waits for what it needs to begin (seconds).
     patience_s: float = PATIENCE_S
-    #: What is laid over what is seen there; where that goes meanwhile, it is made once more.
-    cover: Cover | None = None
+    #: Of the ``Sandbox``: what places of one kind answered for their facts, and when; and by disk,
+    #: the sync of all of it that is to come.
+    known: dict[tuple[object, ...], tuple[str, float]] = field(default_factory=dict)
+    syncing: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+
+    def apart(self, tmp: str) -> CommandSetting:
+        """Return the same with ``tmp`` for /tmp and home;
+        empty: it cannot be reached outside of a sandbox.
+        """
+        if self.cover is not None:
+            return replace(self, cover=self.cover.fresh())
+        return replace(self, tmp=tmp, home=tmp or _NOWHERE)
 
 
 class TaskSandbox:
     """One sandbox, which ends when nothing runs in it any more that belongs to it. To be ended."""
 
-    def __init__(self, making: SandboxMaking, *, keeps: bool) -> None:
+    def __init__(
+        self, setting: CommandSetting, folders: TaskFolders, disk: DiskUsage, *, keeps: bool
+    ) -> None:
         """``keeps``: it stays behind its command, with what that leaves running."""
-        self._making = making
+        self._setting = setting
+        self._folders = folders
+        self._disk = disk
         self._keeps = keeps
         self._entrance: Entrance | None = None
         self._watch: WatchedSandbox
@@ -146,7 +184,7 @@ class TaskSandbox:
         try:
             async with asyncio.timeout(timeout_s):
                 await patiently(
-                    lambda: unbroken(self._make(), out_of_time), self._making.patience_s
+                    lambda: unbroken(self._make(), out_of_time), self._setting.patience_s
                 )
         except TimeoutError:
             await self._end(_OUT_OF_TIME)
@@ -157,24 +195,37 @@ class TaskSandbox:
 
     async def _make(self) -> None:
         """Raises ``OSError``, ``SandboxError``; then nothing of it is there."""
-        making = self._making
+        setting, cover = self._setting, self._setting.cover
+        own_tmp = self._folders.tmp is not None
         # What is covered is known before it is begun: nothing else has its turn between the two.
-        covered = making.cover.look() if making.cover else {}
+        covered = cover.look() if cover else {}
+        seen = view(setting.policy, setting.who, network=setting.shared, own_tmp=own_tmp)
         try:
-            entrance = self._entrance = making.begin()
             async with contextlib.AsyncExitStack() as made:
-                if entrance.group is not None:
-                    made.callback(entrance.group.close)
+                group = setting.cgroup.make(setting.policy) if setting.cgroup else None
+                if group is not None:
+                    made.callback(group.close)
+                entrance = self._entrance = Entrance.begin(
+                    setting.bwrap,
+                    seen,
+                    self._folders,
+                    policy=setting.policy,
+                    who=setting.who,
+                    env=setting.env,
+                    network=setting.shared,
+                    group=group,
+                    cover=cover.options() if cover else (),
+                )
                 made.push_async_callback(entrance.close)
                 try:
                     await entrance.opened()
                 except NotMadeError as error:
-                    gone = making.cover is not None and making.cover.gone(covered)
+                    gone = cover is not None and cover.gone(covered)
                     raise _not_set_up(str(error).strip(), gone=gone) from None
-                self._watch = WatchedSandbox(entrance, making.disk)
-                made.callback(making.watcher.forget, self._watch)
-                if making.hosts is not None:
-                    opening = network.opened(making.hosts, entrance.listening)
+                self._watch = WatchedSandbox(entrance, self._disk)
+                made.callback(setting.watcher.forget, self._watch)
+                if setting.hosts is not None:
+                    opening = network.opened(setting.hosts, entrance.listening)
                     self._refusals = await made.enter_async_context(opening)
                 self._rest, self.why = made.pop_all(), ""
         except BaseException:
@@ -190,7 +241,7 @@ class TaskSandbox:
         output: CommandOutput,
     ) -> CommandEnd | None:
         assert self._entrance is not None, "it is made"
-        before, (read_end, write_end) = await patiently(self._ready, self._making.patience_s)
+        before, (read_end, write_end) = await patiently(self._ready, self._setting.patience_s)
         reader = OutputReader(read_end, output)
         timed_out, status, log = False, _KILLED, ""
         left: tuple[str, ...] = ()
@@ -259,7 +310,7 @@ class TaskSandbox:
                 return True, _KILLED
             if source is None:
                 source = memory_file(stdin) if isinstance(stdin, bytes) else stdin
-            self._making.watcher.begin(self._watch)
+            self._setting.watcher.begin(self._watch)
             entrance.start(command, output, source)
             timed_out = not await entrance.ended(deadline - clock())
             if timed_out and not await self._stopped(entrance):
@@ -271,7 +322,7 @@ class TaskSandbox:
                 raise error if entrance.alive else ProcessLookupError from None
 
         try:
-            return await patiently(attempt, _BESIDE_S if beside else self._making.patience_s)
+            return await patiently(attempt, _BESIDE_S if beside else self._setting.patience_s)
         finally:
             os.close(output)
             if source is not None and source is not stdin:
@@ -297,17 +348,17 @@ class TaskSandbox:
         async def left() -> list[int]:
             return self._watch.left()
 
-        there = await patiently(left, self._making.patience_s)
+        there = await patiently(left, self._setting.patience_s)
         for _ in range(_LOOKS):
             # What dies with its command, as the rest of a pipeline does, does not stay.
             if before.issuperset(there):
                 break
             await asyncio.sleep(_PAUSE_S)
-            there = await patiently(left, self._making.patience_s)
+            there = await patiently(left, self._setting.patience_s)
         log = await self._drained(reader.handed())
         self._watch.idle = True
         if not there:
-            self._making.watcher.forget(self._watch)
+            self._setting.watcher.forget(self._watch)
         elif self._dying is None and self._entrance is not None:
             self._dying = asyncio.create_task(self._until_over(self._entrance))
         return log, self.running() if there else ()

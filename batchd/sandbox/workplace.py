@@ -6,32 +6,27 @@ import asyncio
 import contextlib
 import functools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Required, Self, TypedDict, TypeVar, Unpack
 
 from batchd import trees
 from batchd.errors import SandboxError
 from batchd.masking import MASK, Masker
 from batchd.pauses import aside
-from batchd.records import FileStamp, SandboxPolicy
+from batchd.records import FileStamp
 from batchd.records.policy import Trigger
 from batchd.sandbox import bwrap, command_run, directory, facts, launch, trigger_search
-from batchd.sandbox.cgroup import DelegatedCgroup
 from batchd.sandbox.child import ChildProcess
-from batchd.sandbox.command_user import CommandUser, behind, environment, helper, home, prefix
-from batchd.sandbox.command_watch import CommandWatcher
+from batchd.sandbox.command_user import behind, environment, helper, home, prefix
 from batchd.sandbox.disk import DiskUsage
-from batchd.sandbox.entrance import Entrance
 from batchd.sandbox.folders import TaskFolders, apart_tmp, open_tmp, remove_tmp
-from batchd.sandbox.network import AllowedHosts
+from batchd.sandbox.network import described
 from batchd.sandbox.output import CommandOutput
 from batchd.sandbox.resource_shortage import patiently
-from batchd.sandbox.shown import Cover
-from batchd.sandbox.task_sandbox import SandboxMaking, TaskSandbox
+from batchd.sandbox.task_sandbox import CommandSetting, TaskSandbox
 
-#: A home in which nothing lies, and nothing can.
-_NOWHERE = "/nonexistent"
 T = TypeVar("T")
 
 _NOTHING = Masker()
@@ -40,46 +35,6 @@ _CUT_NAME = 12
 #: A whole disk is synced once for all that ask within so long;
 #: and so long, in seconds, a sync is waited for.
 _TOGETHER_S, _SYNCED_S = 0.1, 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandSetting:
-    """The setting of commands: what they see and who they are."""
-
-    policy: SandboxPolicy
-    #: The path of bubblewrap; empty: there is no sandbox.
-    bwrap: str
-    #: The directory's name as they see it.
-    path: str
-    #: That of their /tmp, where it is not /tmp.
-    tmp: str
-    #: That of their home, where it is not the user's own or, in a sandbox, /tmp.
-    home: str = ""
-    who: CommandUser
-    env: Mapping[str, str]
-    #: Whether they share the machine's network.
-    shared: bool
-    #: Their way to some hosts.
-    hosts: AllowedHosts | None
-    #: What is laid over the machine's files, in a sandbox.
-    cover: Cover | None
-    #: Holds them to their limits, with a cgroup where there are any.
-    watcher: CommandWatcher
-    cgroup: DelegatedCgroup | None
-    #: Knows what no output may show.
-    masker: Masker
-    #: Returns the line of facts for the model, given what runs a command.
-    facts: Callable[..., Awaitable[str]]
-    #: By disk, the sync of all of it that is to come; of the ``Sandbox``.
-    syncing: dict[int, asyncio.Task[None]]
-
-    def apart(self, tmp: str) -> CommandSetting:
-        """Return the same with ``tmp`` for /tmp and home;
-        empty: it cannot be reached outside of a sandbox.
-        """
-        if self.cover is not None:
-            return replace(self, cover=self.cover.fresh())
-        return replace(self, tmp=tmp, home=tmp or _NOWHERE)
 
 
 class _How(TypedDict, total=False):
@@ -189,55 +144,17 @@ class Workplace:
         stays: bool,
     ) -> command_run.CommandEnd:
         """Run a command in the task's sandbox, or one of its own. Raises ``SandboxError``."""
-        making = SandboxMaking(
-            begin=self._begun,
-            watcher=self._setting.watcher,
-            disk=self._disk,
-            hosts=self._setting.hosts,
-            cover=self._setting.cover,
-        )
         # What ends as a command would begin has not begun it.
         for _ in range(2):
             sandbox = self._sandbox if stays else None
             if sandbox is None or sandbox.over:
-                sandbox = TaskSandbox(making, keeps=stays)
+                sandbox = TaskSandbox(self._setting, self._folders, self._disk, keeps=stays)
             if stays:
                 self._sandbox = sandbox
             ran = await sandbox.run(command, stdin=stdin, timeout_s=timeout_s, output=output)
             if ran is not None:
                 return self._masked(ran)
         raise SandboxError("a sandbox has ended before a command began in it, and another one too")
-
-    def _begun(self) -> Entrance:
-        """Begin a sandbox, in a cgroup of its own where there are any. Raises ``OSError``."""
-        setting = self._setting
-        seen = bwrap.view(
-            self._setting.policy,
-            setting.who,
-            network=setting.shared,
-            own_tmp=bool(self._folders.tmp),
-        )
-        group = (
-            self._setting.cgroup.make(self._setting.policy)
-            if self._setting.cgroup is not None
-            else None
-        )
-        try:
-            return Entrance.begin(
-                setting.bwrap,
-                seen,
-                self._folders,
-                policy=self._setting.policy,
-                who=setting.who,
-                env=setting.env,
-                network=setting.shared,
-                group=group,
-                cover=setting.cover.options() if setting.cover is not None else (),
-            )
-        except BaseException:
-            if group is not None:
-                group.close()
-            raise
 
     def _plain(self, command: Sequence[bytes], stdin: int | None, output: int) -> ChildProcess:
         """Start a command without a sandbox. Raises ``OSError``, ``SandboxError``."""
@@ -363,9 +280,21 @@ class Workplace:
     async def facts(self) -> str:
         """Return one line for the model: system, user, directory, tools, network.
 
-        Raises ``SandboxError``.
+        It is asked for once for all places of a kind. Raises ``SandboxError``.
         """
-        return await self._setting.facts(functools.partial(self.run, timeout_s=facts.PATIENCE_S))
+        setting, now = self._setting, time.monotonic()
+        kind = (setting.who, setting.shared, setting.env.get("PATH"))
+        answer, asked_at = setting.known.get(kind, ("", -facts.KEPT_S))
+        if now - asked_at >= facts.KEPT_S:
+            ran = await self.run(facts.COMMAND, timeout_s=facts.PATIENCE_S)
+            answer = ran.output if ran.exit_code == 0 else ""
+            if answer:
+                setting.known[kind] = (answer, now)
+        if setting.hosts is not None:
+            network = described(setting.hosts)
+        else:
+            network = "network: yes" if setting.shared or not setting.bwrap else "no network"
+        return facts.line(answer, user=setting.who.name, directory=setting.path, network=network)
 
     async def left(self) -> tuple[Mapping[str, FileStamp] | None, Mapping[str, Trigger]]:
         """Return the ``files`` here, and the ``triggers``: none
