@@ -50,9 +50,8 @@ class CommandView:
     options: bytes
     #: Those that come last of all.
     last: bytes
-    #: What bwrap reads from descriptors: the words before one,
-    #: the path of the file to open for it, the words behind.
-    contents: tuple[tuple[tuple[str, ...], str, tuple[str, ...]], ...]
+    #: Files of ours of which each command gets a copy: its place, and the path of the file.
+    contents: tuple[tuple[str, str], ...]
     #: The machine's own files of which each command gets a copy,
     #: in the same place: a mount takes six times as long.
     copied: tuple[str, ...]
@@ -108,9 +107,7 @@ def _common(
     return CommandView(
         options=encoded(options),
         last=encoded(last),
-        contents=tuple(
-            (("--perms", "0444", "--file"), lasting(data), (path,)) for path, data in files
-        ),
+        contents=tuple((place, lasting(data)) for place, data in files),
         copied=copied,
     )
 

@@ -86,7 +86,21 @@ async def run(
     """
 
     async def begun() -> tuple[ChildProcess, OutputReader]:
-        return _begun(start, stdin, output)
+        """The child alone holds its ends of both pipes. Nothing ran where this fails."""
+        source = None
+        read_end, write_end = os.pipe()
+        reader = OutputReader(read_end, output)
+        try:
+            if stdin is not None:
+                source = os.dup(stdin) if isinstance(stdin, int) else memory_file(stdin)
+            return start(source, write_end), reader
+        except BaseException:
+            reader.close(drain=False)
+            raise
+        finally:
+            os.close(write_end)
+            if source is not None:
+                os.close(source)
 
     try:
         child, reader = await patiently(begun)
@@ -115,26 +129,3 @@ async def run(
     finally:
         reader.close(drain=True)
     return CommandEnd.of(began, output, None if timed_out else child.exit_code, excess)
-
-
-def _begun(
-    start: Start, stdin: bytes | int | None, output: CommandOutput
-) -> tuple[ChildProcess, OutputReader]:
-    """Start the child, which then alone holds its ends, and what reads from it.
-
-    Nothing ran where this fails.
-    """
-    source = None
-    read_end, write_end = os.pipe()
-    reader = OutputReader(read_end, output)
-    try:
-        if stdin is not None:
-            source = os.dup(stdin) if isinstance(stdin, int) else memory_file(stdin)
-        return start(source, write_end), reader
-    except BaseException:
-        reader.close(drain=False)
-        raise
-    finally:
-        os.close(write_end)
-        if source is not None:
-            os.close(source)

@@ -85,31 +85,26 @@ class Guard:
 
     def _begin(self) -> None:
         """Start the process. Raises ``OSError``."""
-        self._pipe = _started(self.name, self._list)
+        reading, writing = os.pipe()
+        devnull = os.devnull
+        try:
+            os.posix_spawn(
+                "/bin/sh",
+                ["/bin/sh", "-c", _SCRIPT],
+                {"NAME": self.name},
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, reading, 0),
+                    (os.POSIX_SPAWN_DUP2, self._list, 3),
+                    (os.POSIX_SPAWN_OPEN, 1, devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 2, devnull, os.O_WRONLY, 0),
+                ],
+                setsid=True,
+            )
+        finally:
+            os.close(reading)
+        self._pipe = writing
         self._broken = select.poll()
         self._broken.register(self._pipe, 0)
-
-
-def _started(name: str, listed: int) -> int:
-    """Start the process, and return the pipe to it."""
-    reading, writing = os.pipe()
-    devnull = os.devnull
-    try:
-        os.posix_spawn(
-            "/bin/sh",
-            ["/bin/sh", "-c", _SCRIPT],
-            {"NAME": name},
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, reading, 0),
-                (os.POSIX_SPAWN_DUP2, listed, 3),
-                (os.POSIX_SPAWN_OPEN, 1, devnull, os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 2, devnull, os.O_WRONLY, 0),
-            ],
-            setsid=True,
-        )
-    finally:
-        os.close(reading)
-    return writing
 
 
 def guard() -> Guard:

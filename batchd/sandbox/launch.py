@@ -54,6 +54,9 @@ def sandboxed(
         opening.callback(os.close, descriptor)
         return descriptor
 
+    def copied(descriptor: int, place: str) -> list[str]:
+        return ["--perms", "0444", "--file", numbered(held(descriptor)), place]
+
     with opening:
         options = ["--json-status-fd", str(GIVEN), "--die-with-parent"]
         options += ["--bind-fd", numbered(folders.task), TASK]
@@ -61,13 +64,11 @@ def sandboxed(
             options += ["--bind-fd", numbered(folders.tmp), TMP]
         if folders.base is not None:
             options += ["--ro-bind-fd", numbered(folders.base), BASE]
-        for before, path, behind in view.contents:
-            options += [*before, numbered(held(os.open(path, os.O_RDONLY))), *behind]
+        for place, path in view.contents:
+            options += copied(os.open(path, os.O_RDONLY), place)
         for place in view.copied:
-            if (found := opened(place)) is not None:
-                options += ["--perms", "0444", "--file", numbered(held(found)), place]
-            else:  # it is another one by now
-                options += ["--ro-bind-try", place, place]
+            found = opened(place)  # None: it is another one by now
+            options += ["--ro-bind-try", place, place] if found is None else copied(found, place)
         # In a file: what a pipe takes at once depends on all others of this user,
         # a task's among them.
         over = b"".join(os.fsencode(word) + b"\0" for word in cover)
