@@ -78,7 +78,7 @@ def check(policy: SandboxPolicy) -> list[Finding]:
     findings.append(_finding("bubblewrap", lambda: f"version {recent(found())} at {found()}"))
     if all(finding.ok for finding in findings):
         findings.append(_finding("sandbox", lambda: confining(found(), policy)))
-    findings.append(_view(policy))
+    findings.append(_finding("sandbox view", lambda: _view(policy)))
     tried = bool(policy.network) and all(finding.ok for finding in findings)
     findings.append(
         _finding("sandbox network", lambda: f"{_way_out(policy) if tried else ''}{_reach(policy)}")
@@ -89,7 +89,7 @@ def check(policy: SandboxPolicy) -> list[Finding]:
 def _finding(name: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(name=name, ok=True, detail=look())
-    except SandboxUnavailableError as error:
+    except (SandboxError, SandboxUnavailableError) as error:
         detail, _, fix = str(error).rpartition(": ")
         return Finding(name=name, ok=False, detail=detail, fix=fix)
 
@@ -172,15 +172,12 @@ def _filter() -> str:
     return f"rules for {machine}{untested}"
 
 
-def _view(policy: SandboxPolicy) -> Finding:
-    """Return what commands see of the machine, and which sockets are hidden from them."""
-    name = "sandbox view"
-    try:
-        seen = what_is_shown(policy)
-        hidden = sockets(seen)
-    except (SandboxError, SandboxUnavailableError) as error:
-        detail, _, fix = str(error).rpartition(": ")
-        return Finding(name=name, ok=False, detail=detail, fix=fix)
+def _view(policy: SandboxPolicy) -> str:
+    """Return what commands see of the machine, and which sockets are hidden from them.
+
+    Raises ``SandboxError``, ``SandboxUnavailableError``.
+    """
+    hidden = sockets(what_is_shown(policy))
     shown = [path for path in policy.show if os.path.lexists(path)]
     missing = [path for path in policy.show if path not in shown]
     parts = [
@@ -189,7 +186,7 @@ def _view(policy: SandboxPolicy) -> Finding:
         f"{', '.join(missing)} of show: nothing is there" if missing else "",
         f"hidden: the sockets {listed(hidden)}" if hidden else "",
     ]
-    return Finding(name=name, ok=True, detail="; ".join(filter(None, parts)))
+    return "; ".join(filter(None, parts))
 
 
 def _way_out(policy: SandboxPolicy) -> str:
