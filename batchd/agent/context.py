@@ -38,7 +38,8 @@ async def words(
     parts = []
     if files is None or _FILE in files:
         argv = ["head", "-c", str(_MAX_QUOTED_BYTES + 1), "--", _FILE]
-        ran = await place.own(argv, timeout_s=_PATIENCE_S, max_output_bytes=2 * _MAX_QUOTED_BYTES)
+        room = 2 * _MAX_QUOTED_BYTES
+        ran = await place.run(argv, timeout_s=_PATIENCE_S, max_output_bytes=room, own=True)
         if ran.exit_code == 0 and ran.output.strip():
             # Where a secret is masked, what was read is shorter than the file;
             # a link is shorter than what it leads to.
@@ -47,7 +48,7 @@ async def words(
     skills = sorted(path for path in files or () if _is_skill(path))[:_MOST_SKILLS]
     if skills:
         argv = ["grep", "-m1", "-H", "^description:", "--", *skills]
-        ran = await place.own(argv, timeout_s=_PATIENCE_S)
+        ran = await place.run(argv, timeout_s=_PATIENCE_S, own=True)
         parts.append(_listed(skills, ran.output))
     return "\n\n".join(parts)
 

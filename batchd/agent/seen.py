@@ -235,7 +235,7 @@ async def _read(
         return {}
     argv = ["sh", "-c", _SHOW, str(most), *paths]
     room = 2 * most * len(paths)
-    ran = await place.own(argv, timeout_s=timeout_s, max_output_bytes=room)
+    ran = await place.run(argv, timeout_s=timeout_s, max_output_bytes=room, own=True)
     parts = ran.output.split("\0")  # which no text has
     return dict(zip(parts[::2], parts[1::2], strict=False))
 

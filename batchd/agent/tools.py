@@ -288,7 +288,7 @@ async def _filed(
         first = max(1, arguments.get("start", 1))
         last = str(first + max(1, arguments["lines"]) - 1) if "lines" in arguments else "$"
         argv = ["sed", "-n", f"{first},{last}p", "--", arguments["path"]]
-        return _shown(await place.own(argv, timeout_s=timeout_s, at_most=most), timeout_s)
+        return _shown(await place.run(argv, timeout_s=timeout_s, at_most=most, own=True), timeout_s)
     if not known and (first := await _first(place, arguments["path"], timeout_s, most)):
         return first
     if request.name == "write_file":
@@ -303,7 +303,7 @@ async def _first(
     None: there is nothing to be read.
     """
     argv = ["sed", "-n", f"1,{_FIRST_LINES}p;{_FIRST_LINES}q", "--", path]
-    ran = await place.own(argv, timeout_s=timeout_s, at_most=most)
+    ran = await place.run(argv, timeout_s=timeout_s, at_most=most, own=True)
     if ran.timed_out:
         return _shown(ran, timeout_s)
     if ran.exit_code != 0 or not ran.output:
@@ -314,7 +314,8 @@ async def _first(
 
 async def _write(place: Workplace, path: str, content: str, timeout_s: float) -> ToolOutput:
     data = content.encode()
-    ran = await place.own(["sh", "-c", _WRITE, "write_file", path], stdin=data, timeout_s=timeout_s)
+    argv = ["sh", "-c", _WRITE, "write_file", path]
+    ran = await place.run(argv, stdin=data, timeout_s=timeout_s, own=True)
     if ran.exit_code != 0:
         return _shown(ran, timeout_s)
     return ToolOutput(f"Wrote {len(data)} bytes to {path}.", 0, ran.seconds)
@@ -323,8 +324,8 @@ async def _write(place: Workplace, path: str, content: str, timeout_s: float) ->
 async def _edit(place: Workplace, arguments: Mapping[str, Any], timeout_s: float) -> ToolOutput:
     path, old, new = arguments["path"], arguments["old"], arguments["new"]
     # Not masked: what the file holds is written back, and never shown.
-    ran = await place.own(
-        ["cat", "--", path], timeout_s=timeout_s, max_output_bytes=_EDITABLE, masked=False
+    ran = await place.run(
+        ["cat", "--", path], timeout_s=timeout_s, max_output_bytes=_EDITABLE, masked=False, own=True
     )
     if ran.exit_code != 0:
         said = place.masker.text(ran.output)[-_FAILED:]

@@ -20,7 +20,7 @@ from pathlib import Path
 from batchd import trees
 from batchd.errors import SandboxError
 from batchd.records import SandboxPolicy
-from batchd.sandbox.command_user import as_root, prefix
+from batchd.sandbox.command_user import as_root, becoming
 from batchd.sandbox.probe import someone
 from batchd.wire import FolderProof
 
@@ -73,7 +73,7 @@ def answer(proof: FolderProof, policy: SandboxPolicy) -> str:
         if not place.is_dir():
             return f"{proof.folder} is not the daemon's: it is not shared, or mounted elsewhere"
         owner = someone(policy)
-        command = [*prefix(policy, owner, limited=True), "sh", "-c", _REPLY]
+        command = [*becoming(owner), "sh", "-c", _REPLY]
         done = subprocess.run(
             command, cwd=place, capture_output=True, text=True, errors="replace", timeout=_PATIENCE_S
         )  # fmt: skip

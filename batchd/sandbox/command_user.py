@@ -131,19 +131,16 @@ def limits(policy: SandboxPolicy) -> list[tuple[str, int, int]]:
     return [(name, kind, _capped(kind, value)) for name, kind, value in wanted]
 
 
-def prefix(policy: SandboxPolicy, identity: CommandUser, *, limited: bool) -> list[str]:
-    """Return what stands before a command so that it runs as ``identity``, without privileges.
-
-    It sets the limits too, unless the command comes to be ``limited`` without it.
-    """
-    words = _become(identity) if as_root() else []
-    if limited:
-        return words
+def prefix(policy: SandboxPolicy, identity: CommandUser) -> list[str]:
+    """Return what stands before a command so that it runs as ``identity``, with its limits."""
     options = [f"--{name}={value}" for name, _, value in limits(policy)]
-    return [*words, helper("prlimit"), *options, "--"]
+    return [*becoming(identity), helper("prlimit"), *options, "--"]
 
 
-def _become(identity: CommandUser) -> list[str]:
+def becoming(identity: CommandUser) -> list[str]:
+    """Return what stands before a command so that it runs as ``identity``, without privileges."""
+    if not as_root():
+        return []
     return [
         helper("setpriv"),
         f"--reuid={identity.uid}",

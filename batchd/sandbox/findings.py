@@ -109,7 +109,7 @@ def _described(policy: SandboxPolicy) -> str:
 
 
 def _limited(policy: SandboxPolicy) -> str:
-    prefix(policy, someone(policy), limited=False)
+    prefix(policy, someone(policy))
     return ", ".join(f"{name} {value:,}" for name, _, value in limits(policy))
 
 

@@ -41,7 +41,7 @@ def ready(policy: SandboxPolicy) -> str:
 
     Raises ``SandboxUnavailableError``, with the fix, where there is none.
     """
-    prefix(policy, someone(policy), limited=False)
+    prefix(policy, someone(policy))
     if policy.backend == "none":
         return ""
     path = found()

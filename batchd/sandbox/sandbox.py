@@ -11,7 +11,6 @@ from batchd.errors import SandboxError, SandboxUnavailableError
 from batchd.masking import Masker
 from batchd.records import Network, SandboxPolicy, policy
 from batchd.sandbox import cgroup, directory, network as way_out, probe, shown
-from batchd.sandbox.bwrap import TASK
 from batchd.sandbox.child import prepare_process
 from batchd.sandbox.command_user import CommandUser, as_root, checked, runner
 from batchd.sandbox.command_watch import CommandWatcher
@@ -79,9 +78,7 @@ class Sandbox:
             setting = CommandSetting(
                 policy=self.policy,
                 bwrap=self._bwrap,
-                path=TASK if self._bwrap else path,
                 who=who,
-                tmp="" if self._bwrap or folders.tmp is None else tmp,
                 env={**(way_out.variables(hosts) if hosts else {}), **env},
                 shared=network is True,
                 hosts=hosts,

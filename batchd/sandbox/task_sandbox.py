@@ -16,7 +16,7 @@ from batchd.errors import SandboxError
 from batchd.masking import Masker
 from batchd.records import SandboxPolicy
 from batchd.sandbox import network, process_table
-from batchd.sandbox.bwrap import TASK, TMP, view
+from batchd.sandbox.bwrap import TMP, view
 from batchd.sandbox.cgroup import DelegatedCgroup
 from batchd.sandbox.child import DYING_S, readable
 from batchd.sandbox.command_run import TOO_LONG, CommandEnd
@@ -89,11 +89,7 @@ class CommandSetting:
     #: What is laid over the machine's files, in a sandbox; where what it covers goes before one is
     #: made, that is made once more.
     cover: Cover | None
-    #: The directory's name as they see it.
-    path: str = TASK
-    #: That of their /tmp, where it is not /tmp.
-    tmp: str = ""
-    #: That of their home, where it is not the user's own or, in a sandbox, /tmp.
+    #: Their home, where it is not the user's own or, in a sandbox, /tmp.
     home: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     #: Whether they share the machine's network.
@@ -113,12 +109,12 @@ class CommandSetting:
     syncing: dict[int, asyncio.Task[None]] = field(default_factory=dict)
 
     def apart(self, tmp: str) -> CommandSetting:
-        """Return the same with ``tmp`` for /tmp and home;
+        """Return the same with ``tmp`` for home;
         empty: it cannot be reached outside of a sandbox.
         """
         if self.cover is not None:
             return replace(self, cover=self.cover.fresh())
-        return replace(self, tmp=tmp, home=tmp or _NOWHERE)
+        return replace(self, home=tmp or _NOWHERE)
 
 
 class TaskSandbox:

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Required, Self, TypedDict, TypeVar, Unpack
+from typing import Self, TypeVar
 
 from batchd import trees
 from batchd.errors import SandboxError
@@ -37,16 +37,6 @@ _CUT_NAME = 12
 _TOGETHER_S, _SYNCED_S = 0.1, 10.0
 
 
-class _How(TypedDict, total=False):
-    """How ``Workplace.run`` runs a program."""
-
-    stdin: bytes | None
-    timeout_s: Required[float]
-    max_output_bytes: int | None
-    at_most: int | None
-    masked: bool
-
-
 class Workplace:
     """A task's directory, and the commands that run in it.
 
@@ -59,6 +49,8 @@ class Workplace:
         self._disk = disk
         #: That of the task's commands, also one that is over.
         self._sandbox: TaskSandbox | None = None
+        #: The directory's name as its commands see it.
+        self._seen_as = bwrap.TASK if setting.bwrap else folders.task_path
         #: Whether its directory was made when it was opened: nothing was in it then.
         self.new = folders.new
         #: Where its commands see what the directory begins as; empty: nowhere.
@@ -91,12 +83,15 @@ class Workplace:
         at_most: int | None = None,
         masked: bool = True,
         stays: bool = False,
+        own: bool = False,
     ) -> command_run.CommandEnd:
         """Run a command in a sandbox of its own;
         it and all that it started are dead when this returns, or raises.
 
         With ``stays``, where the policy allows that, it runs in the task's sandbox, and what it
-        leaves running goes on there. ``stdin``: what it reads, or a descriptor that it gets.
+        leaves running goes on there. ``own``: it is a program of batchd's own, which leaves
+        nothing: it runs there too, unless something runs there that could forge what it shows.
+        ``stdin``: what it reads, or a descriptor that it gets.
         ``timeout_s`` is wall-clock time. Of its output ``max_output_bytes`` are kept, the policy's
         number by default, and no more than ``at_most``. Secrets in it are ``masked``, unless it is
         not to be shown. Raises ``SandboxError`` where the sandbox cannot be set up;
@@ -110,25 +105,19 @@ class Workplace:
                 exit_code=126, output="a command cannot hold NUL characters\n"
             )
         command = [word.encode("utf-8", "replace") for word in argv]
-        limit = (
-            self._setting.policy.max_output_bytes if max_output_bytes is None else max_output_bytes
-        )
+        setting = self._setting
+        limit = setting.policy.max_output_bytes if max_output_bytes is None else max_output_bytes
         limit = limit if at_most is None else min(limit, at_most)
         output = CommandOutput(limit, self.masker if masked else _NOTHING)
         if full := await self._disk.full():
             # It may delete; whatever it would write, the kernel refuses.
             command = [helper("prlimit").encode(), b"--fsize=0", b"--", *command]
-        if self._setting.bwrap:
-            ran = await self._sandboxed(
-                command,
-                stdin,
-                timeout_s,
-                output,
-                stays=stays and self._setting.policy.keep_processes,
-            )
+        if setting.bwrap:
+            there = self.can_stay and (stays or (own and not self.running))
+            ran = await self._sandboxed(command, stdin, timeout_s, output, stays=there)
         else:
             start = functools.partial(self._plain, command)
-            limits = (self._setting.watcher, self._disk)
+            limits = (setting.watcher, self._disk)
             ran = await command_run.run(
                 start, stdin=stdin, timeout_s=timeout_s, output=output, limits=limits
             )
@@ -159,9 +148,9 @@ class Workplace:
     def _plain(self, command: Sequence[bytes], stdin: int | None, output: int) -> ChildProcess:
         """Start a command without a sandbox. Raises ``OSError``, ``SandboxError``."""
         setting = self._setting
-        words = [*prefix(self._setting.policy, setting.who, limited=False), *behind(setting.env)]
+        words = [*prefix(setting.policy, setting.who), *behind(setting.env)]
         before = [word.encode("utf-8", "replace") for word in words]
-        place = {"TMPDIR": setting.tmp} if setting.tmp else {}
+        place = {} if self._folders.tmp is None else {"TMPDIR": self._folders.tmp_path}
         at_home = setting.home or home(setting.who)
         variables = environment(setting.who, {**place, **setting.env}, home=at_home)
         argv = [*before, *command]
@@ -215,14 +204,6 @@ class Workplace:
         argv = [bwrap.shell(), "-c", command]
         return await self.run(argv, timeout_s=timeout_s, at_most=at_most, stays=stays)
 
-    async def own(self, argv: Sequence[str], **how: Unpack[_How]) -> command_run.CommandEnd:
-        """Run a program of batchd's own, which leaves nothing running: in the task's sandbox or,
-        where something runs there that could forge what it shows, in one of its own.
-
-        Otherwise like ``run``.
-        """
-        return await self.run(argv, **how, stays=not self.running)
-
     @property
     def running(self) -> bool:
         """Whether something that a command has left runs here."""
@@ -271,7 +252,7 @@ class Workplace:
         try:
             if tmp:
                 await asyncio.to_thread(remove_tmp, tmp)
-                folders.tmp = open_tmp(tmp)
+                folders.tmp, folders.tmp_path = open_tmp(tmp), tmp
         except BaseException:
             folders.close()
             raise
@@ -294,7 +275,7 @@ class Workplace:
             network = described(setting.hosts)
         else:
             network = "network: yes" if setting.shared or not setting.bwrap else "no network"
-        return facts.line(answer, user=setting.who.name, directory=setting.path, network=network)
+        return facts.line(answer, user=setting.who.name, directory=self._seen_as, network=network)
 
     async def left(self) -> tuple[Mapping[str, FileStamp] | None, Mapping[str, Trigger]]:
         """Return the ``files`` here, and the ``triggers``: none
@@ -350,7 +331,7 @@ class Workplace:
         """Return the links here that lead to what a command has for itself, by path, with what
         they hold; None: there are too many files to look. Raises ``SandboxError``.
         """
-        look = functools.partial(directory.leading_out, self._folders.task, self._setting.path)
+        look = functools.partial(directory.leading_out, self._folders.task, self._seen_as)
         try:
             found = await patiently(lambda: asyncio.to_thread(look))
         except OSError as error:

@@ -29,7 +29,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "identity": (
         # Root stays root, with all capabilities, on a system that can be written.
-        ("sandbox/command_user.py", "words = _become(identity) if as_root() else []", "words = []"),
+        ("sandbox/command_user.py", "    if not as_root():\n        return []\n    return [\n        helper(\"setpriv\")", "    return []\n    return [\n        helper(\"setpriv\")"),
         ("sandbox/bwrap.py", '*("--cap-drop", "ALL")', '*("--cap-add", "ALL")'),
         ("sandbox/entry.py", "    os.setresgid(*[setup[\"gid\"]] * 3)\n    os.setresuid(*[setup[\"uid\"]] * 3)\n", ""),
         ("sandbox/entry.py", '    _checked(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")\n', ""),
@@ -150,7 +150,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     "undumpable": (
         ("sandbox/entry.py", "for such processes.\n    _checked(_libc.prctl(_SET_DUMPABLE, 0,", "\n    _checked(_libc.prctl(_SET_DUMPABLE, 1,"),
     ),
-    "tools apart": (("sandbox/workplace.py", "stays=not self.running", "stays=True"),),
+    "tools apart": (("sandbox/workplace.py", "(own and not self.running)", "own"),),
     "cleared": (("sandbox/workplace.py", 'await self.clear("a check began")', "pass"),),
     "kept apart": (("sandbox/process_table.py", "return all(_descends(process, known, table) for process in rest)", "return True"),),
     # --- directories and files

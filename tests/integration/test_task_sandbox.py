@@ -262,9 +262,9 @@ def test_a_file_tool_enters_where_nothing_runs(tmp_path: Path) -> None:
 
     async def body(place: Workplace) -> list[str]:
         tool = ["sh", "-c", BEGAN]
-        found = [await shell(place, BEGAN), await place.own(tool, timeout_s=PATIENCE_S)]
+        found = [await shell(place, BEGAN), await place.run(tool, timeout_s=PATIENCE_S, own=True)]
         await shell(place, "sleep 1000 &")
-        found += [await place.own(tool, timeout_s=PATIENCE_S), await shell(place, BEGAN)]
+        found += [await place.run(tool, timeout_s=PATIENCE_S, own=True), await shell(place, BEGAN)]
         return [ran.output for ran in found]
 
     before, tool, beside, after = stay(tmp_path, body)
