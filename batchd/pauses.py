@@ -7,11 +7,12 @@ more than most looks do, and an idle one has nothing else to do.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import contextlib
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from concurrent.futures import Executor, Future
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
 
 #: A power of two beyond a thousand is no float any more,
 #: and no pause of ours is as long as this one.
@@ -39,26 +40,53 @@ async def pause(every_s: float) -> None:
     await asyncio.sleep(until_next(every_s, asyncio.get_running_loop().time()))
 
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class ThreadsAside(Executor):
+    """Threads for work that may hang: the end of the process waits for none of them."""
+
+    def __init__(self, name: str, count: int = 1) -> None:
+        """Start them. Raises ``RuntimeError`` where the system has none to give."""
+        self._count = count
+        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        for _ in range(count):
+            # A thread of the standard library's pools would be waited for at the end:
+            # for ever, on a disk that hangs.
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run a call in one of them."""
+        future: Future[T] = Future()
+        self._queue.put((future, partial(fn, *args, **kwargs)))
+        return future
+
+    def close(self) -> None:
+        """End them, each once it has done what it does, without waiting for that."""
+        for _ in range(self._count):
+            self._queue.put(None)
+
+    def _work(self) -> None:
+        while job := self._queue.get():
+            future, work = job
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = work()
+                except BaseException as error:  # noqa: BLE001 (the future passes it on)
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+            del future, work, job
+
+
 async def aside(work: Callable[[], T], name: str) -> T:
-    """Return what some work returns; the process need not wait for it to end.
+    """Return what some work returns, in a thread of its own.
 
     Raises what it raises; ``RuntimeError`` too, where no thread is to be had.
     """
-    loop = asyncio.get_running_loop()
-    outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
-    ended = asyncio.Event()
-
-    def run() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:  # noqa: BLE001 (a thread's outer edge: it is raised below)
-            outcome.set_exception(error)
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(ended.set)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    await ended.wait()
-    return outcome.result()
+    thread = ThreadsAside(name)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
+    finally:
+        thread.close()

@@ -53,7 +53,6 @@ from batchd.lifecycle import Lifecycle
 from batchd.log import Action, get_logger
 from batchd.pool import threads
 from batchd.pool.cluster import Cluster
-from batchd.pool.disks import AllDiskThreads
 from batchd.pool.local import LocalEngine
 from batchd.pool.supervisor import PoolShape, Supervisor
 from batchd.pricing import Prices
@@ -162,11 +161,10 @@ class Daemon:
             self._limits = sandbox.limits
             sandbox.rest()
             safety.warn_of_seen(config)
-        disks = AllDiskThreads()
-        undo.callback(disks.close)
         self.loop = main_loop.MainLoop(self._listeners)
         self.troubles = TroubleLog(get_logger(), ended=self.loop.woken.set)
-        self.outboxes = Outboxes(disks, self.troubles, OwnOutboxes(state, claims.mark(state)))
+        self.outboxes = Outboxes(self.troubles, OwnOutboxes(state, claims.mark(state)))
+        undo.callback(self.outboxes.close)
         self.store = DaemonStore(state / "batchd.db", self.troubles)
         undo.callback(self.store.close)
         for each in self._listeners:
@@ -180,7 +178,7 @@ class Daemon:
         if self.work:
             for listener in self._listeners:
                 listener.opened(self.desk, self.store)
-            await self._begin(undo, state, disks)
+            await self._begin(undo, state)
             for listener in self._listeners:
                 listener.daemon_started(
                     StartReport(
@@ -258,12 +256,12 @@ class Daemon:
         here = max(1, config.pool.processes)
         return shape if self.watch else replace(shape, processes=here)
 
-    async def _begin(
-        self, undo: contextlib.AsyncExitStack, state: Path, disks: AllDiskThreads
-    ) -> None:
+    async def _begin(self, undo: contextlib.AsyncExitStack, state: Path) -> None:
         """Take up what the last daemon left, and begin to work, to watch and to answer."""
         config, store, troubles, pool = self.config, self.store, self.troubles, self.pool
-        inbox = Inbox(config, disks.at(config.paths.inbox)) if self.watch else None
+        inbox = None
+        if self.watch:
+            inbox = Inbox(config, await self.outboxes.threads(config.paths.inbox))
         earlier: set[str] = set()
         if inbox is not None:
             await recovery.give_back_names(config, store)

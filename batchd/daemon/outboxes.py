@@ -1,4 +1,4 @@
-"""Outboxes, each with a thread of its own:
+"""Outboxes, each with threads of its own:
 what is done there waits for disks that hang or are full, and hurts no other outbox.
 """
 
@@ -17,7 +17,7 @@ from batchd import silent_paths
 from batchd.daemon.troubles import TROUBLE_S, TroubleLog, TroubleSubject
 from batchd.errors import NotPossibleError
 from batchd.log import Action
-from batchd.pool.disks import AllDiskThreads
+from batchd.pauses import ThreadsAside
 from batchd.records import Batch
 from batchd.silent_paths import SilentPathError
 from batchd.spool import outbox
@@ -29,22 +29,40 @@ T = TypeVar("T")
 _LONGEST_PAUSE_S = 15.0
 #: What does not answer for so long is reported; a disk under load may take seconds.
 HANGS_S = 20.0
+#: Threads of one disk: what hangs in all of them would hang in more too.
+_THREADS = 4
 
 
 @dataclass(slots=True, eq=False)
 class Outboxes:
     """The only way to do something at an outbox."""
 
-    _disks: AllDiskThreads
     troubles: TroubleLog
     _own: OwnOutboxes
+    #: By path: the threads of each disk that somebody works on.
+    _disks: dict[str, ThreadsAside] = field(default_factory=dict)
     #: What tasks name and does not answer, and who waits until it does.
     _silent: dict[str, asyncio.Future[None]] = field(default_factory=dict)
 
+    async def threads(self, disk: str) -> ThreadsAside:
+        """Return the threads of a disk. Raises ``OSError`` where none can be started."""
+        if disk not in self._disks:
+            try:
+                self._disks[disk] = ThreadsAside("disk", _THREADS)
+            except RuntimeError as error:
+                raise BlockingIOError(str(error)) from error
+        return self._disks[disk]
+
+    def close(self) -> None:
+        """End all threads, without waiting for that."""
+        for threads in self._disks.values():
+            threads.close()
+        self._disks.clear()
+
     async def at(self, work: Callable[[], T], folder: str) -> T:
         """Do something at an outbox, or on a disk, in a thread of its own."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._disks.at(folder), work)
+        threads = await self.threads(folder)
+        return await asyncio.get_running_loop().run_in_executor(threads, work)
 
     def at_home(self, work: Callable[[], T], folder: str, *, make: bool = True) -> Callable[[], T]:
         """Return what does something at an outbox that is this spool's,
@@ -128,15 +146,12 @@ class Outboxes:
         disk = silent_paths.disk(path)
         if disk in self._silent:
             raise SilentPathError(disk)
-        await self.patiently(partial(self._threads, disk), Action.SANDBOX_TROUBLE)
+        await self.patiently(partial(self.threads, disk), Action.SANDBOX_TROUBLE)
         try:
             async with asyncio.timeout(HANGS_S):
                 return await self.at(work, disk)
         except TimeoutError:
             raise SilentPathError(disk) from None
-
-    async def _threads(self, disk: str) -> None:
-        self._disks.at(disk)
 
     async def answers(self, path: str) -> None:
         """Return once what tasks name answers; until then it is a trouble.

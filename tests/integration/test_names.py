@@ -18,7 +18,6 @@ from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.troubles import TroubleLog
 from batchd.daemon.writes import DaemonStore
 from batchd.log import get_logger
-from batchd.pool.disks import AllDiskThreads
 from batchd.records import Batch, BatchNaming, Task
 from batchd.spool import claims, outbox
 from batchd.store import operations
@@ -58,17 +57,16 @@ class Spool:
 async def opened(folder: Path) -> AsyncIterator[Spool]:
     """Give a spool, its outbox made."""
     (folder / "outbox").mkdir(exist_ok=True)
-    disks, loop, state = AllDiskThreads(), MainLoop(), folder / "state"
+    loop, state = MainLoop(), folder / "state"
     troubles = TroubleLog(get_logger())
     store = DaemonStore(state / "batchd.db", troubles)
-    own = outbox.OwnOutboxes(state, claims.mark(state))
+    outboxes = Outboxes(troubles, outbox.OwnOutboxes(state, claims.mark(state)))
     try:
-        outboxes = Outboxes(disks, troubles, own)
         yield Spool(folder, store, BatchNames(store, outboxes))
         assert await loop.idle(lambda: ()) == ()
     finally:
         store.close()
-        disks.close()
+        outboxes.close()
 
 
 def test_a_name_is_never_used_twice(tmp_path: Path) -> None:
