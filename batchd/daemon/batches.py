@@ -269,7 +269,8 @@ def _write_results(store: Store, batch: Batch, replace: bool) -> results.Sums:
                 yield results.line(text).encode()
 
     if replace:
-        outbox.publish_lines(Path(batch.folder, "results.jsonl"), lines())
+        path = Path(batch.folder, "results.jsonl")
+        outbox.publish(path, lambda file: file.writelines(lines()), replace=True)
     else:
         collections.deque(lines(), maxlen=0)
     return sums

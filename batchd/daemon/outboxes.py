@@ -10,6 +10,7 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from threading import TIMEOUT_MAX
 from typing import TypeVar
 
@@ -177,11 +178,10 @@ class Outboxes:
             return TroubleSubject()
         folder = batch.outbox
         try:
-            refuses = self.at_home(partial(outbox.refuses, folder), folder)
-            whole = await self.answered(refuses, folder)
+            await self.answered(self.at_home(partial(outbox.try_out, Path(folder)), folder), folder)
         except OSError:
-            whole = True
-        return TroubleSubject(outbox=folder) if whole else TroubleSubject(batch=batch.name)
+            return TroubleSubject(outbox=folder)
+        return TroubleSubject(batch=batch.name)
 
 
 def _silent(folder: str) -> OSError:

@@ -15,7 +15,7 @@ import shlex
 import stat
 import threading
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -196,11 +196,13 @@ def _others(folder: str) -> BatchNaming:
     return BatchNaming.PENDING if waits else BatchNaming.TAKEN
 
 
-def publish(path: Path, data: bytes, *, replace: bool) -> None:
+def publish(
+    path: Path, data: bytes | Callable[[BinaryIO], object], *, replace: bool, mode: int = 0o666
+) -> None:
     """Write a file that appears whole, its folder made where it is missing.
 
-    Raises ``FileExistsError`` where it is there and must not be replaced, ``OSError`` where it
-    cannot be written.
+    ``data``: what it holds, or what writes that piece by piece. Raises ``FileExistsError`` where
+    it is there and must not be replaced, ``OSError`` where it cannot be written.
     """
     files.make_folder(path.parent)
     if path.name == SUMMARY and not path.parent.is_symlink():
@@ -208,7 +210,7 @@ def publish(path: Path, data: bytes, *, replace: bool) -> None:
         files.sweep(path.parent)
         for mark in path.parent.glob(f"{_MARK}*"):
             mark.unlink(missing_ok=True)
-    files.write_whole(path, data, replace=replace, follow=False)
+    files.write_whole(path, data, replace=replace, mode=mode, follow=False)
 
 
 def publish_status(outbox: str, data: bytes, *, sweep: bool) -> None:
@@ -230,15 +232,6 @@ def publish_status(outbox: str, data: bytes, *, sweep: bool) -> None:
         file.write(data)
 
     files.write_whole(Path(outbox, STATUS), fill, replace=True, mode=0o600)
-
-
-def publish_lines(path: Path, lines: Iterable[bytes]) -> None:
-    """Write a file that appears whole, piece by piece; what is there is replaced.
-
-    Raises ``OSError``.
-    """
-    files.make_folder(path.parent)
-    files.write_whole(path, lambda file: file.writelines(lines), replace=True, follow=False)
 
 
 def publish_task(folder: Path, task: str, transcript: str, result: str) -> bool:
@@ -265,10 +258,8 @@ def publish_patch(folder: Path, task: str, patch: Patch) -> None:
     Raises ``OSError`` where it cannot be written.
     """
     path = folder / patch_name(task)
-    files.make_folder(folder)
     if patch.data:
-        mode = 0o600 if patch.withheld else 0o666
-        files.write_whole(path, patch.data, replace=True, mode=mode, follow=False)
+        publish(path, patch.data, replace=True, mode=0o600 if patch.withheld else 0o666)
     else:
         path.unlink(missing_ok=True)
 
@@ -392,19 +383,6 @@ def try_out(folder: Path) -> None:
     Raises ``OSError`` where it takes no files.
     """
     files.make_folder(folder)
-    _try(folder)
-
-
-def refuses(folder: str) -> bool:
-    """Whether a whole outbox takes no files at this time, and not just one batch's folder in it."""
-    try:
-        _try(Path(folder))
-    except OSError:
-        return True
-    return False
-
-
-def _try(folder: Path) -> None:
     free_room.insist(str(folder), free_room.OUTBOX)
     # Only a write shows a quota, a disk that fails, and a mode that root may pass over.
     trial = folder / f".trial-{os.getpid()}-{threading.get_ident()}"

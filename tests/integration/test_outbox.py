@@ -225,7 +225,7 @@ def test_a_link_in_the_place_of_a_batchs_folder_is_not_written_through(tmp_path:
     )
     for publish in (
         lambda: outbox.publish(place / "summary.json", b"x", replace=True),
-        lambda: outbox.publish_lines(place / "results.jsonl", [b"x"]),
+        lambda: outbox.publish(place / "results.jsonl", lambda f: f.write(b"x"), replace=True),
         lambda: outbox.publish_task(place, "001", "transcript", "{}"),
         lambda: outbox.publish_results(place, {"001": "{}"}),
         lambda: outbox.publish_request(claimed, batch),
