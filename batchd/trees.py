@@ -46,13 +46,10 @@ def held(descriptor: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def sync(path: str | os.PathLike[str], *, disk: bool = False) -> None:
-    """Make a file durable, or the names in a folder; ``disk``: all that was written to its disk.
-
-    Raises ``OSError``.
-    """
+def sync(path: str | os.PathLike[str]) -> None:
+    """Make a file durable, or the names in a folder. Raises ``OSError``."""
     with held(os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as descriptor:
-        (sync_disk if disk else os.fsync)(descriptor)
+        os.fsync(descriptor)
 
 
 def sync_disk(descriptor: int) -> None:

@@ -100,8 +100,8 @@ def _restore(args: argparse.Namespace) -> int:
     except SpoolLockedError as error:
         raise SpoolLockedError(f"{error}: stop it first") from None
     try:
-        if home.lived_in(state):
-            raise NotPossibleError(home.away_from_home(state))
+        if problem := home.away_from_home(state, moved=True):
+            raise NotPossibleError(problem)
         draft = backups.fresh(path) if args.new else backups.draft(source, path)
         try:
             plan = asyncio.run(_work(draft, settings, do=args.yes, moved=args.moved))

@@ -8,7 +8,7 @@ import functools
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain, islice
 from typing import Any
@@ -45,19 +45,12 @@ _FLEX_CALL_S = 900.0
 Finding = tuple[int | None, Place, Problem]
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedTasks:
-    """The outcome: tasks that count only where there are no problems."""
-
-    tasks: tuple[records.Task, ...]
-    problems: tuple[Finding, ...]
-
-
 def check(
     config: Config, batch: BatchKeys, specs: dict[int, TaskSpec], ids: dict[int, str], most: int
-) -> CheckedTasks:
-    """Return the tasks of valid specs; ``ids`` also names those whose spec is not valid.
+) -> tuple[tuple[records.Task, ...], list[Finding]]:
+    """Return the tasks of valid specs, and the problems: with any, there are no tasks.
 
+    ``ids`` also names the tasks whose spec is not valid.
     ``most``: after so many problems it looks no further.
     """
     directories = TaskDirectories(config)
@@ -76,13 +69,13 @@ def check(
     _outside_once(problems, directories)
     problems += islice(chain(_ids(specs, ids), _dependencies(specs, ids)), most)
     if problems:
-        return CheckedTasks((), tuple(problems))
+        return (), problems
     shared = _split(batch.env or {})
     tasks = (
         _task(config, directories, batch, spec, ids[index], shared=shared)
         for index, spec in specs.items()
     )
-    return CheckedTasks(tuple(tasks), ())
+    return tuple(tasks), []
 
 
 def _outside_once(problems: list[Finding], directories: TaskDirectories) -> None:

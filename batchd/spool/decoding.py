@@ -132,13 +132,13 @@ def _plainer(message: str, *, at_end: bool) -> tuple[str, str]:
     return message[:1].lower() + message[1:], ""
 
 
-def unfit(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
+def unfit(value: Any) -> Iterator[tuple[Place, str]]:
     """Yield the place and the fault of whatever Python reads but JSON or UTF-8 does not have."""
-    waiting: list[tuple[Place, Any]] = [(place, value)]
+    waiting: list[tuple[Place, Any]] = [((), value)]
     while waiting:
         at, item = waiting.pop()
-        if len(at) > MAX_DEPTH + len(place):
-            yield at[: len(place) + 3], f"it is nested deeper than {MAX_DEPTH} levels"
+        if len(at) > MAX_DEPTH:
+            yield at[:3], f"it is nested deeper than {MAX_DEPTH} levels"
             return
         if isinstance(item, dict):
             if isinstance(item, _Doubled):

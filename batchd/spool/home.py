@@ -1,11 +1,10 @@
 """The home of a state directory:
 a copy of it would take up the same claims and tasks a second time.
-
-It knows its path and its inode. What was renamed is the same one; what has another inode is a copy,
-was moved to another file system, or came back from a backup, and only its owner knows which."""
+"""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +20,7 @@ _HOME_FILE = "home"
 
 @dataclass(frozen=True, slots=True)
 class StateHome:
-    """The home of a state directory, as far as a directory can be known again: a copy would take up
-    the same claims and tasks a second time.
+    """The home of a state directory, as far as a directory can be known again.
 
     It knows its path and its inode. What was renamed is the same one; what has another inode is a
     copy, was moved to another file system, or came back from a backup, and only its owner knows.
@@ -60,37 +58,26 @@ def enter_home(state: Path) -> None:
         settle_home(state)
 
 
-def away_from_home(state: Path) -> str:
+def away_from_home(state: Path, *, moved: bool = False) -> str:
     """Return why no daemon may work with a state directory that lives elsewhere, and what to do;
-    empty: it is at home.
+    empty: it is at home. ``moved``: it may have been moved, and be no copy of what is there still.
     """
     noted = _noted(state)
     if noted is None or noted.same(_of(state)):
         return ""
-    if still := lived_in(state):
-        return (
-            f"{state} is a copy of {still}, which is still there: with both, files would be worked on and paid for "
-            "twice. Give this daemon a directory of its own with [paths] state, or take the other one away"
-        )
+    with contextlib.suppress(OSError):
+        if _of(Path(noted.path)).inode == noted.inode:
+            return (
+                f"{state} is a copy of {noted.path}, which is still there: with both, files would be worked on and "
+                "paid for twice. Give this daemon a directory of its own with [paths] state, or take the other one away"
+            )
+    if moved:
+        return ""
     return (
         f"{state} is a copy, or was moved: its home was {noted.path}. If it was moved, and the former is not used any "
         f"more, remove {state / _HOME_FILE}, and it goes on where it was; if it comes from a backup, "
         "`batchd restore --yes` compares it with the outbox first"
     )
-
-
-def lived_in(state: Path) -> str:
-    """Return the home of the directory that this one is a copy of,
-    if that is still there; else nothing.
-    """
-    noted = _noted(state)
-    if noted is None or noted.same(_of(state)):
-        return ""
-    try:
-        there = _of(Path(noted.path))
-    except OSError:
-        return ""
-    return noted.path if there.inode == noted.inode else ""
 
 
 def _of(state: Path) -> StateHome:

@@ -175,15 +175,15 @@ def parse(data: bytes, filename: str, config: Config, *, dropped: set[str] | Non
     if not problems and (wrong := _multiplied(document)):
         problems.append(wrong)
         raise _refusal(problems, filename)
-    checked = crosscheck.check(config, batch, specs, ids, _MAX_ERRORS)
+    tasks, found = crosscheck.check(config, batch, specs, ids, _MAX_ERRORS)
     problems += [
         replace(p, place=decoding.written(at) if i is None else document.place(i, at))
-        for i, at, p in checked.problems
+        for i, at, p in found
     ]
     if problems:
         raise _refusal(problems, filename)
     return Parsed(
-        checked.tasks,
+        tasks,
         batch.budget_usd or 0.0,
         batch.parallel or 0,
         tuple(dict.fromkeys(batch.after_batches or ())),
