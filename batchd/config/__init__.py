@@ -219,7 +219,7 @@ def load_paths(path: Path | None = None, environ: Mapping[str, str] | None = Non
     from batchd.config import loading
 
     environ = os.environ if environ is None else environ
-    return loading.paths(loading.tables(path, environ, section="paths"))
+    return loading.tables(path, environ, section="paths").paths()
 
 
 def changed(config: Config, changes: Mapping[tuple[str, ...], str]) -> Config:
@@ -229,5 +229,5 @@ def changed(config: Config, changes: Mapping[tuple[str, ...], str]) -> Config:
     """
     from batchd.config import loading
 
-    sections = loading.changed(config, changes, Path(config.base), config.environ)
+    sections = loading.changed(config, changes)
     return replace(config, **{f.name: getattr(sections, f.name) for f in fields(sections)})

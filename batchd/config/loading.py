@@ -8,20 +8,33 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import tomli
 
 from batchd.config import trust
 from batchd.config.operator_files import named
 from batchd.config.providers import PRESETS, api, model_problem, tier_problem
-from batchd.config.reading import Place, Reader, keys, plain, tables as as_tables
+from batchd.config.reading import Place, Reader, Section, keys, plain, tables as as_tables
 from batchd.config.sections import ConfigSections, PathsSection
 from batchd.errors import ConfigError, Problem
 from batchd.records import STANDARD, options
 
+if TYPE_CHECKING:
+    from batchd.config import Config
+
+_Section = TypeVar("_Section", bound=Section)
 #: The variables that override keys: ``BATCHD_SECTION__KEY``.
 PREFIX = "BATCHD_"
 _UNFIT = "the value holds control characters or is not UTF-8"
@@ -32,26 +45,19 @@ _FORMER = Path(".batchd", "batchd.db")
 
 
 @dataclass(slots=True)
-class Tables:
+class Tables(Reader):
     """The tables of a configuration before they are read, and where what stands there is from."""
 
-    raw: dict[str, Any]
-    #: The folder that relative paths mean.
-    base: Path
-    environ: Mapping[str, str]
     #: The file; empty: there is none.
     file: str = ""
     #: As it was named, or found.
     source: str = ""
-    #: Which variable, or change, has set which place.
-    names: dict[Place, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
 
     def put(self, place: tuple[str, ...], text: str, hint: Any, name: str) -> None:
         """Put the value of a variable, or a change, into its place."""
         if not text.isprintable():
             # JSON has no lone surrogates: bytes that are not UTF-8.
-            self.problems.append(Problem(name, _UNFIT))
+            self.unread.append(Problem(name, _UNFIT))
             return
         table: Any = self.raw
         for end, key in enumerate(place[:-1], 1):
@@ -62,7 +68,7 @@ class Tables:
             table[place[-1]] = _value(text, hint)
             self.names[place] = name
         else:
-            self.problems.append(Problem(name, "there is no such table"))
+            self.unread.append(Problem(name, "there is no such table"))
 
     def override(self) -> None:
         """Put the environment's values in."""
@@ -86,30 +92,33 @@ class Tables:
             hint = _below(hint, key)
         return tuple(place), hint
 
-    def reader(self) -> Reader:
-        """Return what reads them."""
-        # As JSON: a date is text, as it is for a task file.
-        raw = json.loads(json.dumps(self.raw, default=str))
-        return Reader(raw, self.names, self.base, self.environ)
+    def paths(self) -> PathsSection:
+        """Return ``[paths]`` alone. Raises ``ConfigError`` with all that is wrong there."""
+        paths = self._read(PathsSection, "paths")
+        self._insist([self.named(at, why) for at, why in paths.nested(f"{paths.state}-mirrors")])
+        return paths
 
     def sections(self) -> ConfigSections:
         """Return the sections, their paths absolute. Raises ``ConfigError`` with all problems."""
-        reader = self.reader()
-        sections = reader.section(ConfigSections, reader.raw, ())
-        self.insist(reader)
-        assert sections is not None, "it could be read"
+        sections = self._read(ConfigSections)
         if not sections.workspace.mirrors:
             workspace = replace(sections.workspace, mirrors=f"{sections.paths.state}-mirrors")
             sections = replace(sections, workspace=workspace)
-        wrong = [reader.named(place, why) for place, why in contradictions(sections)]
-        if wrong := [*wrong, *reader.wrong]:
-            raise ConfigError(tuple(wrong), self.source)
+        wrong = [self.named(place, why) for place, why in contradictions(sections)]
+        self._insist([*wrong, *self.wrong])
         return sections
 
-    def insist(self, reader: Reader) -> None:
-        """Raise ``ConfigError`` for what cannot be read."""
-        if found := [*self.problems, *reader.unread]:
-            raise ConfigError(tuple(found), self.source)
+    def _read(self, kind: type[_Section], *place: str) -> _Section:
+        # As JSON: a date is text, as it is for a task file.
+        self.raw = json.loads(json.dumps(self.raw, default=str))
+        found = self.section(kind, self.raw.get(place[0], {}) if place else self.raw, place)
+        self._insist(self.unread)
+        assert found is not None, "it could be read"
+        return found
+
+    def _insist(self, wrong: list[Problem]) -> None:
+        if wrong:
+            raise ConfigError(tuple(wrong), self.source)
 
 
 def _value(text: str, hint: Any) -> Any:
@@ -198,29 +207,12 @@ def tables(
     return made
 
 
-def paths(found: Tables) -> PathsSection:
-    """Return ``[paths]`` alone. Raises ``ConfigError`` with all that is wrong there."""
-    reader = found.reader()
-    read = reader.section(PathsSection, reader.raw.get("paths", {}), ("paths",))
-    found.insist(reader)
-    assert read is not None, "it could be read"
-    if wrong := [reader.named(at, why) for at, why in read.nested(f"{read.state}-mirrors")]:
-        raise ConfigError(tuple(wrong), found.source)
-    return read
-
-
-def changed(
-    sections: ConfigSections,
-    changes: Mapping[tuple[str, ...], str],
-    base: Path,
-    environ: Mapping[str, str],
-) -> ConfigSections:
-    """Return ``sections`` with some places changed, as strictly as a file is read.
-
-    ``base``: the folder that relative paths mean. Raises ``ConfigError`` with all problems at once.
+def changed(config: Config, changes: Mapping[tuple[str, ...], str]) -> ConfigSections:
+    """Return the sections of a configuration with some places changed, as strictly as a file is
+    read. Raises ``ConfigError`` with all problems at once.
     """
-    raw = {key: as_tables(getattr(sections, key)) for key in keys(ConfigSections)}
-    made = Tables(raw, base, environ)
+    raw = {key: as_tables(getattr(config, key)) for key in keys(ConfigSections)}
+    made = Tables(raw, Path(config.base), config.environ)
     for place, text in changes.items():
         hint: Any = ConfigSections
         for key in place:

@@ -184,12 +184,12 @@ class Reader:
     """The reader of a configuration, with all that it finds wrong."""
 
     #: All tables.
-    raw: Mapping[str, Any]
-    #: The variables that have brought something, and where they have put it.
-    names: Mapping[Place, str]
+    raw: dict[str, Any]
     #: The folder that relative paths mean.
     base: Path
     environ: Mapping[str, str]
+    #: Which variable, or change, has set which place.
+    names: dict[Place, str] = field(default_factory=dict)
     #: What cannot be read, and control characters:
     #: nothing can be asked about a path or an address that holds them.
     unread: list[Problem] = field(default_factory=list)
