@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from batchd import trees
 from batchd.config import operator_files
 from batchd.errors import ConfigError, NotPossibleError, Problem, UsageError
 from batchd.log import escape
@@ -320,8 +321,7 @@ def _change(file: Path, change: Callable[[str], str]) -> None:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # A reader takes no lock, and must not see half a line: it would be another path.
     real = os.path.realpath(file)
-    folder = os.open(os.path.dirname(real), os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with trees.held(os.open(os.path.dirname(real), os.O_RDONLY | os.O_CLOEXEC)) as folder:
         fcntl.flock(folder, fcntl.LOCK_EX)
         text, mode = "", 0o600
         with contextlib.suppress(FileNotFoundError), open(real, "rb") as old:
@@ -333,8 +333,6 @@ def _change(file: Path, change: Callable[[str], str]) -> None:
             made.flush()
             os.fsync(made.fileno())
         os.rename(new, real)
-    finally:
-        os.close(folder)
 
 
 def _insist(problem: Problem | None) -> None:

@@ -66,9 +66,9 @@ class Claim:
 def lying(inbox: Path, state: Path) -> tuple[list[Claim], list[Claim]]:
     """Return what lies claimed: ours, of an earlier run, oldest first; and other daemons'.
 
-    Raises ``OSError``.
+    Only reads. Raises ``OSError``.
     """
-    own = mark(state)
+    own = noted(state)
     ours, others = _in(state / _OURS), list[Claim]()
     for claim in _in(inbox / _THERE):
         (ours if mark_of(claim.ulid) == own else others).append(claim)
@@ -98,8 +98,7 @@ def waiting(inbox: Path, state: Path) -> list[str]:
 
     Raises ``OSError``.
     """
-    there = (claim for claim in _in(inbox / _THERE) if mark_of(claim.ulid) == noted(state))
-    claimed = sorted([*_in(state / _OURS), *there], key=attrgetter("ulid"))
+    claimed, _ = lying(inbox, state)
     with os.scandir(inbox) as entries:
         files = (each for each in entries if each.is_file(follow_symlinks=False))
         dropped = sorted(each.name for each in files if not ignorable(each.name))
@@ -151,18 +150,12 @@ class Claimer:
         with contextlib.suppress(FileExistsError):
             ours.mkdir(mode=0o700)
             trees.sync(self._state)
-        folder = files.enter(ours)
-        try:
-            if not _leads(inbox, folder):
-                os.close(folder)
-                folder = -1
-                ours, folder = self._path / _THERE, self._there(inbox)
-        except BaseException:
-            if folder >= 0:
-                os.close(folder)
-            raise
+        with trees.held(files.enter(ours)) as found:
+            leads = _leads(inbox, found)
+            folder = os.dup(found) if leads else self._there(inbox)
         self.leave()
-        self._inbox, self._folder, self._where = inbox, folder, ours
+        self._inbox, self._folder = inbox, folder
+        self._where = ours if leads else self._path / _THERE
 
     def stands(self) -> bool:
         """Whether the folder for claims is still the one that its path leads to,

@@ -16,6 +16,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+from batchd import trees
 from batchd.log import Action, get_logger
 from batchd.store.witness import ballast_of, log_of
 
@@ -68,14 +69,12 @@ class Ballast:
             log = os.open(self._log, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             return False
-        try:
+        with trees.held(log):
             end = os.fstat(log).st_size
             while (missing := _allocated(log, end, size)) in _NO_ROOM:
                 if not self._give_up():
                     return False
             return not missing or (missing in _UNKNOWN and self._give_up())
-        finally:
-            os.close(log)
 
     def _laid(self) -> bool:
         try:
