@@ -148,9 +148,10 @@ def parse(data: bytes, filename: str, config: Config, *, dropped: set[str] | Non
     Raises ``TaskFileError`` with all problems at once.
     """
     problems: list[Problem] = []
-    document = _bounded(data, Path(filename).suffix.lower(), problems)
-    if document is None:
-        raise TaskFileError(tuple(problems), escape(filename))
+    try:
+        document = _document(data, Path(filename).suffix.lower(), problems)
+    except TaskFileError as error:
+        raise TaskFileError((*problems, *error.problems), escape(filename)) from None
     if dropped is not None:
         dropped |= document.drop(GONE_TASK_KEYS)
     batch = _validated(taskspec.BatchKeys, document.batch, decoding.written, problems)
@@ -235,43 +236,39 @@ def _id(raw: Any, index: int) -> str:
     return given if isinstance(given, str) else f"{index + 1:03d}"
 
 
-def _bounded(data: bytes, ending: str, problems: list[Problem]) -> _Document | None:
-    """Return the file's values, as ``_document`` does, where they are not too many to look at."""
+def _document(data: bytes, ending: str, problems: list[Problem]) -> _Document:
+    """Return the file's values. Raises ``TaskFileError`` where there are none to look at, or too
+    many.
+    """
     if ending not in decoding.PLAIN and sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
-        problems.append(Problem("", f"the file holds more than {_MAX_VALUES:,} values", "split it"))
-        return None
-    document = _document(data, ending, problems)
-    if document is not None and len(document.tasks) > MAX_TASKS:
-        split = "split it; of a .jsonl or .ndjson: split -l 50000 --additional-suffix=.jsonl FILE"
-        problems.append(Problem("", f"the file holds more than {MAX_TASKS:,} tasks", split))
-        return None
-    return document
-
-
-def _document(data: bytes, ending: str, problems: list[Problem]) -> _Document | None:
-    """Return the file's values; None, and why in ``problems``, where there are none to look at."""
+        raise _no_values(f"the file holds more than {_MAX_VALUES:,} values", "split it")
     source = decoding.text(data)
     if isinstance(source, Problem):
-        problems.append(source)
-        return None
+        raise TaskFileError((source,))
     if not source.strip():
-        problems.append(Problem("", "the file is empty"))
-        return None
+        raise _no_values("the file is empty")
     if ending in decoding.PLAIN:
         prompt = source.replace("\r\n", "\n").replace("\r", "\n")
         return _Document([{"first_prompt": prompt}], place=lambda _, at: decoding.written(at))
     if ending in decoding.LINES:
-        return _lines(source, problems)
-    if ending != ".json":
+        document = _lines(source, problems)
+    elif ending == ".json":
+        value = decoding.json_value(source)
+        if isinstance(value, Problem):
+            raise TaskFileError((value,))
+        _note_unfit(value, decoding.written, problems)
+        document = _tree(_without_schema(value, decoding.written, problems), problems)
+    else:
         found = f"the ending {ending!r} is not known" if ending else "the name has no ending"
-        problems.append(Problem("", found, f"use one of {', '.join(decoding.ENDINGS)}"))
-        return None
-    value = decoding.json_value(source)
-    if isinstance(value, Problem):
-        problems.append(value)
-        return None
-    _note_unfit(value, decoding.written, problems)
-    return _tree(_without_schema(value, decoding.written, problems), problems)
+        raise _no_values(found, f"use one of {', '.join(decoding.ENDINGS)}")
+    if len(document.tasks) > MAX_TASKS:
+        split = "split it; of a .jsonl or .ndjson: split -l 50000 --additional-suffix=.jsonl FILE"
+        raise _no_values(f"the file holds more than {MAX_TASKS:,} tasks", split)
+    return document
+
+
+def _no_values(why: str, fix: str = "", place: str = "") -> TaskFileError:
+    return TaskFileError((Problem(place, why, fix),))
 
 
 def _without_schema(value: Any, written: Callable[[Place], str], problems: list[Problem]) -> Any:
@@ -318,18 +315,16 @@ def _lines(source: str, problems: list[Problem]) -> _Document:
     return _Document(tasks, place=place)
 
 
-def _tree(value: Any, problems: list[Problem]) -> _Document | None:
-    """Distinguish a batch from a bare list and from a single task."""
-    document = None
-    tasks = value.get("tasks") if isinstance(value, dict) else value
-    if not isinstance(value, list | dict):
-        problems.append(Problem("", "it must be an object with tasks, a list of tasks or a task"))
-    elif isinstance(value, list):
+def _tree(value: Any, problems: list[Problem]) -> _Document:
+    """Distinguish a batch from a bare list and from a single task. Raises ``TaskFileError``."""
+    if isinstance(value, list):
         document = _Document(value, place=lambda index, at: decoding.written((index, *at)))
-    elif isinstance(tasks, list):
+    elif not isinstance(value, dict):
+        raise _no_values("it must be an object with tasks, a list of tasks or a task")
+    elif isinstance(tasks := value.get("tasks"), list):
         document = _Document(tasks, {k: v for k, v in value.items() if k != "tasks"})
     elif "tasks" in value:
-        problems.append(Problem("tasks", "it must be a list"))
+        raise _no_values("it must be a list", place="tasks")
     elif value.keys() & taskspec.TaskSpec.model_fields.keys():
         of_batch = taskspec.OfBatches.model_fields.keys()
         batch = {k: v for k, v in value.items() if k in of_batch}
@@ -337,8 +332,8 @@ def _tree(value: Any, problems: list[Problem]) -> _Document | None:
         return _Document([task], batch, place=lambda _, at: decoding.written(at))
     else:
         wrong = ", ".join(sorted(ascii(key) for key in value)[:5]) or "nothing"
-        problems.append(Problem("tasks", "this key is needed, or first_prompt", f"here is {wrong}"))
-    if document and not document.tasks:
+        raise _no_values("this key is needed, or first_prompt", f"here is {wrong}", "tasks")
+    if not document.tasks:
         problems.append(Problem("tasks", "the file holds no task"))
     return document
 
