@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import math
 import os
 import secrets
@@ -52,9 +53,15 @@ def sync(path: str | os.PathLike[str]) -> None:
         os.fsync(descriptor)
 
 
+@functools.cache
+def libc() -> ctypes.CDLL:
+    """Return the C library: for what Python has no call for."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def sync_disk(descriptor: int) -> None:
     """Make all that was written to the disk of an open folder durable. Raises ``OSError``."""
-    if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+    if libc().syncfs(descriptor):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 

@@ -13,7 +13,6 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -179,11 +178,6 @@ def sweep(folder: Path, name: str = "*") -> None:
         path.unlink(missing_ok=True)
 
 
-@cache
-def _renameat2() -> Callable[..., int] | None:
-    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-
-
 def rename_new(
     source: str,
     target: str,
@@ -194,7 +188,7 @@ def rename_new(
 
     Raises ``FileExistsError``.
     """
-    call = _renameat2()
+    call = getattr(trees.libc(), "renameat2", None)
     names = os.fsencode(source), os.fsencode(target)
     if call and not call(source_folder, names[0], target_folder, names[1], _RENAME_NOREPLACE):
         return

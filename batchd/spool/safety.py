@@ -37,18 +37,15 @@ class Exposure:
 def exposures(config: Config) -> Iterator[Exposure]:
     """Find what is open to others; what is not there yet, batchd makes as it should be."""
     paths = config.paths
-    yield from _state(paths.state)
-    yield from _inbox(paths.inbox)
-    yield from _outbox(paths.outbox)
+    for look, folder in ((_state, paths.state), (_inbox, paths.inbox), (_outbox, paths.outbox)):
+        if status := _status(folder):
+            yield from look(folder, status)
     if config.file:
         yield from _trusted(config.file, "a user who writes it decides what runs here, and as whom")
-        if operator_files.holds_secrets(config) and operator_files.open_to_all(config.file):
-            yield Exposure(
-                config.file, "it holds keys, and others can read it", _chmod(config.file)
-            )
+        if operator_files.holds_secrets(config):
+            yield from _legible(config.file, "it holds keys")
     for file in config.key_files():
-        if operator_files.open_to_all(file):
-            yield Exposure(file, "it holds a key, and others can read it", _chmod(file))
+        yield from _legible(file, "it holds a key")
         yield from _trusted(file, "a user who writes it decides whose account pays")
     if config.metrics.exposed:
         why = "other machines can read there which models run, how much, and what it costs"
@@ -98,10 +95,7 @@ def insist(config: Config) -> None:
         get_logger().warning(Action.EXPOSED, path=found.path, message=found.why, mend=found.fix)
 
 
-def _state(state: str) -> Iterator[Exposure]:
-    found = _status(state)
-    if found is None:
-        return
+def _state(state: str, found: os.stat_result) -> Iterator[Exposure]:
     if not _ours(found):
         why = f"it belongs to user {found.st_uid}, who can change everything in it"
         yield Exposure(state, why, "chown it, or set another [paths] state", grave=True)
@@ -112,10 +106,7 @@ def _state(state: str) -> Iterator[Exposure]:
         yield Exposure(state, "others can look into it", f"chmod 700 {quote(state)}")
 
 
-def _inbox(inbox: str) -> Iterator[Exposure]:
-    found = _status(inbox)
-    if found is None:
-        return
+def _inbox(inbox: str, found: os.stat_result) -> Iterator[Exposure]:
     if _open_to_all(found):
         why = "everybody can take away and replace what others drop"
         yield Exposure(inbox, why, f"chmod o-w {quote(inbox)}, or chmod +t {quote(inbox)}")
@@ -127,15 +118,19 @@ def _inbox(inbox: str) -> Iterator[Exposure]:
         yield Exposure(inbox, why, f"if you do not want that, chmod o-w {quote(inbox)}")
 
 
-def _outbox(outbox: str) -> Iterator[Exposure]:
-    found = _status(outbox)
-    if found and not _ours(found):
+def _outbox(outbox: str, found: os.stat_result) -> Iterator[Exposure]:
+    if not _ours(found):
         why = f"it belongs to user {found.st_uid}, who can put links where results are written"
         yield Exposure(outbox, why, f"chown {os.geteuid()} {outbox}", grave=os.geteuid() == 0)
-    if found and found.st_mode & _OTHERS_WRITE:
+    if found.st_mode & _OTHERS_WRITE:
         # By a link in the place of a batch's folder they would choose where root writes.
         why = "everybody can put links where results are written"
         yield Exposure(outbox, why, f"chmod o-w {outbox}", grave=os.geteuid() == 0)
+
+
+def _legible(file: str, what: str) -> Iterator[Exposure]:
+    if operator_files.open_to_all(file):
+        yield Exposure(file, f"{what}, and others can read it", f"chmod o-r {quote(file)}")
 
 
 def _trusted(file: str, why: str) -> Iterator[Exposure]:
@@ -155,10 +150,6 @@ def _ours(found: os.stat_result) -> bool:
 def _open_to_all(found: os.stat_result) -> bool:
     """Return whether everybody can take a folder's entries away: no sticky bit keeps them."""
     return bool(found.st_mode & _OTHERS_WRITE) and not found.st_mode & stat.S_ISVTX
-
-
-def _chmod(file: str) -> str:
-    return f"chmod o-r {quote(file)}"
 
 
 def _status(path: str | Path) -> os.stat_result | None:

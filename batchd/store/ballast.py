@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import functools
 import os
 import sqlite3
 import time
@@ -124,9 +123,4 @@ def _allocated(file: int, start: int, size: int) -> int:
     return the kernel's number of what is in the way, or 0.
     """
     arguments = (file, _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(start), ctypes.c_int64(size))
-    return 0 if _libc().fallocate(*arguments) == 0 else ctypes.get_errno()
-
-
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
+    return 0 if trees.libc().fallocate(*arguments) == 0 else ctypes.get_errno()

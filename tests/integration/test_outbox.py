@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from batchd import trees
 from batchd.records import Batch, BatchNaming
 from batchd.spool import files, outbox
 
@@ -163,7 +164,7 @@ def test_a_rename_without_replacing_works_where_the_kernel_lacks_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On file systems without RENAME_NOREPLACE the check is made by hand."""
-    monkeypatch.setattr(files, "_renameat2", lambda: None)
+    monkeypatch.setattr(trees, "libc", lambda: None)
     outbox.publish(tmp_path / "a", b"1", replace=False)
     with pytest.raises(FileExistsError):
         outbox.publish(tmp_path / "a", b"2", replace=False)
