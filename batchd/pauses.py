@@ -86,7 +86,9 @@ async def aside(work: Callable[[], T], name: str) -> T:
     Raises what it raises; ``RuntimeError`` too, where no thread is to be had.
     """
     thread = ThreadsAside(name)
+    outcome = thread.submit(work)
+    thread.close()
     try:
-        return await asyncio.get_running_loop().run_in_executor(thread, work)
-    finally:
-        thread.close()
+        return await asyncio.wrap_future(outcome)
+    except TimeoutError:  # asyncio makes another one of it, which names no file
+        return outcome.result()

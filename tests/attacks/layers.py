@@ -173,7 +173,7 @@ LAYERS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "inbox": (("spool/inbox.py", "if not stat.S_ISREG(status.st_mode):", "if False:"),),
     "claims": (
-        ("spool/claims.py", "            if not _leads(inbox, folder):", "            if True:"),
+        ("spool/claims.py", "leads = _leads(inbox, found)", "leads = False"),
         ("spool/claims.py", "        if not files.keeps_apart(inbox):", "        if False:"),
         ("spool/claims.py", "if there >= 0 and files.ours_alone(there):", "if there >= 0:"),
         ("spool/files.py", "_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC",
