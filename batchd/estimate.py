@@ -19,7 +19,6 @@ from msgspec.structs import replace as changed
 from batchd.agent import context, prompts
 from batchd.config import Config
 from batchd.events import TaskStarted, Terms
-from batchd.pricing import Prices
 from batchd.records import ModelSetup, SandboxPolicy, Task, TaskLimits, TaskStatus, Usage
 from batchd.spool.taskfile import Parsed
 from batchd.store import queries
@@ -194,7 +193,7 @@ def estimate(
 
     Raises ``ConfigError`` for a judge whose provider is not configured, ``StoreError``.
     """
-    setups = cache(partial(setup, config=settings, prices=Prices(settings.models)))
+    setups = cache(partial(setup, config=settings))
     past = cache(
         lambda model: reader.read(queries.past_of_model, model, _LOOKED_AT) if reader else []
     )

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
+from batchd.config import Config
 from batchd.config.providers import HoursSection, ModelSection, PricesSection
 from batchd.records import Hours, Price, Rate
 
@@ -33,37 +34,38 @@ _CONTEXTS = ("service_tier", "processing", "speed")
 _DEFAULT = "default"
 
 
-class Prices:
-    """The prices of models, named ``provider/model``."""
+def price(model: str, config: Config) -> Price | None:
+    """Return what a model, named ``provider/model``, costs from today on; None: that is unknown."""
+    given = config.models.get(model)
+    if given is not None and (whole := _whole(given)):
+        # What the data lists is another price:
+        # of a tier only what is given beside this one is known.
+        own = Price(rates=(whole,), source="config", tiers=_tiers(given.tiers, {}))
+        return _hourly(own, given.hours)
+    listed = _data(model, config).price
+    if listed is None or given is None:
+        return listed
+    hours = tuple(_under(given, each) for each in listed.hours)
+    own = _hourly(replace(_under(given, listed), hours=hours), given.hours)
+    return listed if own == listed else replace(own, source="config")
 
-    def __init__(self, overrides: Mapping[str, ModelSection]) -> None:
-        self._overrides = overrides
 
-    def price(self, model: str, base_url: str = "") -> Price | None:
-        """Return what a model costs from today on, or None where that is unknown.
+def context_window(model: str, config: Config) -> int:
+    """Return how many tokens fit into a model's window; 0 where that is unknown."""
+    given = config.models.get(model)
+    if given is not None and given.context_window is not None:
+        return given.context_window
+    return _data(model, config).window
 
-        ``base_url`` is where the provider is reached: it shows better than the name whose
-        prices hold, and a server on the own network has none but the configured ones.
-        """
-        given = self._overrides.get(model)
-        if given is not None and (whole := _whole(given)):
-            # What the data lists is another price:
-            # of a tier only what is given beside this one is known.
-            price = Price(rates=(whole,), source="config", tiers=_tiers(given.tiers, {}))
-            return _hourly(price, given.hours)
-        listed = _listed(model, base_url, _today()).price
-        if listed is None or given is None:
-            return listed
-        hours = tuple(_under(given, each) for each in listed.hours)
-        price = _hourly(replace(_under(given, listed), hours=hours), given.hours)
-        return listed if price == listed else replace(price, source="config")
 
-    def context_window(self, model: str, base_url: str = "") -> int:
-        """Return how many tokens fit into a model's window; 0 where that is unknown."""
-        given = self._overrides.get(model)
-        if given is not None and given.context_window is not None:
-            return given.context_window
-        return _listed(model, base_url, _today()).window
+def _data(model: str, config: Config) -> _Listed:
+    """Return what the price data says of a model today.
+
+    Where its provider is reached shows better than the name whose prices hold, and a server on the
+    own network has none but the configured ones.
+    """
+    provider = config.providers.get(model.partition("/")[0])
+    return _listed(model, provider.base_url if provider else "", datetime.now(UTC).date())
 
 
 def _whole(given: PricesSection) -> Rate | None:
@@ -116,10 +118,6 @@ def _overridden(given: PricesSection, rate: Rate) -> Rate:
         "output": given.output_usd_per_mtok,
     }
     return replace(rate, **{name: usd for name, usd in others.items() if usd is not None})
-
-
-def _today() -> date:
-    return datetime.now(UTC).date()
 
 
 class _Listed(NamedTuple):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from batchd import masking
+from batchd import masking, pricing
 from batchd.config import Config, providers
 from batchd.errors import ConfigError, InputError, Problem
 from batchd.events import Terms
-from batchd.pricing import Prices
 from batchd.records import STANDARD, TIERS, ModelSetup, Task
 
 
-def terms(task: Task, config: Config, prices: Prices, *, capped: bool) -> Terms:
+def terms(task: Task, config: Config, *, capped: bool) -> Terms:
     """Return today's terms for ``task``, without a prompt yet.
 
     ``capped``: a money limit of its batch or of the day is active; the task's own counts by itself.
@@ -22,7 +21,7 @@ def terms(task: Task, config: Config, prices: Prices, *, capped: bool) -> Terms:
     capped = capped or task.limits.max_cost_usd > 0
     judged = task.evaluator == "judge"
     judge_model = (judged and config.evaluation.judge_model) or task.model
-    own = setup(task.model, config, prices)
+    own = setup(task.model, config)
     model = replace(
         own,
         options={**own.options, **task.options},
@@ -34,7 +33,7 @@ def terms(task: Task, config: Config, prices: Prices, *, capped: bool) -> Terms:
     # The task's own options are for its work, and none of who judges it.
     judge = replace(model, options=own.options)
     if judge_model != task.model:
-        judge = setup(judge_model, config, prices)
+        judge = setup(judge_model, config)
         table = config.models.get(judge_model)
         # What [agent] says of tiers holds for the tasks' models.
         if table is not None and table.service_tier is not None:
@@ -45,7 +44,7 @@ def terms(task: Task, config: Config, prices: Prices, *, capped: bool) -> Terms:
         unknown = {s.name: s for s in (model, judge) if s.tier_price is None}
         if unknown:
             raise InputError(tuple(map(_unpriced, unknown.values())))
-    compare = tuple(_compared(name, config, prices) for name in config.cost.compare)
+    compare = tuple(_compared(name, config) for name in config.cost.compare)
     return Terms(
         model=model,
         judge=judge,
@@ -56,7 +55,7 @@ def terms(task: Task, config: Config, prices: Prices, *, capped: bool) -> Terms:
     )
 
 
-def setup(name: str, config: Config, prices: Prices) -> ModelSetup:
+def setup(name: str, config: Config) -> ModelSetup:
     """Return how the model ``name`` is called. Raises ``ConfigError`` where it cannot be."""
     provider, _, model = name.partition("/")
     known = config.providers.get(provider)
@@ -77,9 +76,9 @@ def setup(name: str, config: Config, prices: Prices) -> ModelSetup:
     table = config.models.get(name)
     return ModelSetup(
         name=name,
-        price=prices.price(name, known.base_url),
+        price=pricing.price(name, config),
         options=table.options if table else {},
-        context_window=prices.context_window(name, known.base_url),
+        context_window=pricing.context_window(name, config),
         tools=known.tools,
         output_limit_field=known.output_limit_field,
         json_mode=known.json_mode,
@@ -89,10 +88,9 @@ def setup(name: str, config: Config, prices: Prices) -> ModelSetup:
     )
 
 
-def _compared(name: str, config: Config, prices: Prices) -> ModelSetup:
+def _compared(name: str, config: Config) -> ModelSetup:
     """Return a model to compare the cost with, which is not called: its provider may be unknown."""
-    known = config.providers.get(name.partition("/")[0])
-    price = prices.price(name, known.base_url if known else "")
+    price = pricing.price(name, config)
     # The terms are stored with each task: of models that are not called, tiers are not needed.
     hours = tuple(replace(each, tiers={}) for each in price.hours) if price else ()
     return ModelSetup(name=name, price=price and replace(price, tiers={}, hours=hours))

@@ -16,7 +16,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from batchd import catalog, config, control, free_room, sandbox, silent_paths, telemetry, users
+from batchd import (
+    catalog,
+    config,
+    control,
+    free_room,
+    pricing,
+    sandbox,
+    silent_paths,
+    telemetry,
+    users,
+)
 from batchd.catalog import ModelListing, NoListing
 from batchd.cli import orders
 from batchd.cli.display import formatting
@@ -27,7 +37,6 @@ from batchd.control import Check, Checked, CheckLine, LineVerdict
 from batchd.errors import BatchdError, NoAnswerError, NoDaemonError
 from batchd.log import escape
 from batchd.notify import channels
-from batchd.pricing import Prices
 from batchd.records import PATHS, Endpoint
 from batchd.spool import claims, safety
 from batchd.spool.outbox import SPOOL, OwnOutboxes, StrangeOutboxError
@@ -320,9 +329,7 @@ def _models(
 
 def _trial(settings: config.Config, model: str) -> str:
     """Return how a key and a model are tried where nothing that is free does it."""
-    provider = settings.providers.get(model.partition("/")[0])
-    priced = provider and Prices(settings.models).price(model, provider.base_url)
-    budget = " --budget 1" if priced else ""  # a limit needs a price
+    budget = " --budget 1" if pricing.price(model, settings) else ""  # a limit needs a price
     return f"`batchd run --prompt ok --model {model}{budget}` tries it, for the price of a call"
 
 
@@ -410,13 +417,11 @@ def _model(
 
 
 def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[CheckLine]:
-    prices = Prices(settings.models)
     for role, model in ((r.partition(" ")[0], model) for r, model in roles.items()):
-        provider = settings.providers.get(model.partition("/")[0])
-        if provider is None:
+        if model.partition("/")[0] not in settings.providers:
             continue  # said above
         table = f'[models."{model}"]'
-        price = prices.price(model, provider.base_url)
+        price = pricing.price(model, settings)
         if price is None:
             fix = f"set input_usd_per_mtok and output_usd_per_mtok in {table}"
             said = f"no price is known for {model}"
@@ -433,6 +438,6 @@ def _priced(settings: config.Config, roles: Mapping[str, str]) -> Iterator[Check
                 rate = price.now(time.time()).rates[0]
                 said += f", at its highest; ${rate.input:g} and ${rate.output:g} at this hour"
             yield CheckLine("ok", f"{role} price", said)
-        if not prices.context_window(model, provider.base_url):
+        if not pricing.context_window(model, settings):
             said = f"the window of {model} is not known"
             yield CheckLine("note", f"{role} window", said, f"set context_window in {table}")

@@ -11,13 +11,12 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from batchd import config
+from batchd import config, pricing
 from batchd.cli.display import formatting, tables
 from batchd.cli.display.tables import Column
 from batchd.config import Config
 from batchd.errors import UsageError
 from batchd.log import escape
-from batchd.pricing import Prices
 from batchd.records import Cost, Price, Tally, Tokens
 from batchd.store.queries import SPLITS, Split, StoreReader
 from batchd.store.rows import SpendRow
@@ -267,11 +266,9 @@ def _priced(settings: Config, models: Sequence[str], used: Sequence[Tokens]) -> 
     """Return models with their prices and what tokens cost with them, cheapest first, unknown
     prices last.
     """
-    prices = Prices(settings.models)
     found: list[_Priced] = []
     for model in dict.fromkeys(models):
-        provider = settings.providers.get(model.partition("/")[0])
-        price = prices.price(model, provider.base_url if provider else "")
+        price = pricing.price(model, settings)
         total = sum((price.cost_of_many(u) for u in used), Cost()).total if price else None
         found.append(_Priced(model, price, total))
     return sorted(found, key=lambda p: (p.total is None, p.total or 0.0))

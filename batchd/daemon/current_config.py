@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchd.config import Config
-from batchd.pricing import Prices
 
 
 @dataclass(slots=True, eq=False)
@@ -15,4 +14,3 @@ class CurrentConfig:
     """
 
     config: Config
-    prices: Prices

@@ -55,7 +55,6 @@ from batchd.pool import threads
 from batchd.pool.cluster import Cluster
 from batchd.pool.local import LocalEngine
 from batchd.pool.supervisor import PoolShape, Supervisor
-from batchd.pricing import Prices
 from batchd.sandbox import Sandbox
 from batchd.spool import claims, home, safety
 from batchd.spool.inbox import Inbox
@@ -198,7 +197,7 @@ class Daemon:
         """
         config, state = self.config, Path(self.config.paths.state)
         store, outboxes = self.store, self.outboxes
-        self.current = current = CurrentConfig(config, Prices(config.models))
+        self.current = current = CurrentConfig(config)
         self.lifecycle = lifecycle = Lifecycle()
         endpoints, missing = tuning.endpoints(config)
 

@@ -305,7 +305,7 @@ class FirstCalls:
         """Return the first call of a task as cheap as it may be; None where that cannot be said."""
         task = self._store.read(lookups.find_task, ref)
         try:
-            setup = terms.setup(task.model, self._current.config, self._current.prices)
+            setup = terms.setup(task.model, self._current.config)
         except InputError:
             return None
         output, window = task.limits.max_output_tokens, setup.context_window

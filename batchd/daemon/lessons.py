@@ -75,7 +75,7 @@ class Lessons:
         """
         config = self._current.config
         try:
-            setup = terms.setup(model, config, self._current.prices)
+            setup = terms.setup(model, config)
         except ConfigError:
             return ""
         base_url = config.providers[setup.provider].base_url

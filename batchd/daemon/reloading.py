@@ -19,7 +19,6 @@ from batchd.errors import BatchdError, UsageError
 from batchd.governor import Governor
 from batchd.log import Action, get_logger
 from batchd.pool.supervisor import PoolShape, Supervisor
-from batchd.pricing import Prices
 from batchd.sandbox import Sandbox
 from batchd.spool import safety
 
@@ -139,9 +138,8 @@ class Reloader:
         if config.sandbox != old.sandbox:
             Sandbox(config.sandbox_policy()).rest()  # as at the start: never without a working one
         log.hide(config.hidden())
-        prices = Prices(config.models)
         known, missing = tuning.endpoints(config)
-        self._current.config, self._current.prices = config, prices
+        self._current.config = config
         main_loop.tell(lambda listener: listener.config_changed(config))
         self._governor.retune(config, missing)
         self._pool.retune(self._shape(config), tuning.settings(config, known))

@@ -160,16 +160,16 @@ class AttemptStarter:
         self, active: ActiveAttempt, task: Task, given: DispatchedTask, kept: Terms | None
     ) -> Terms:
         """Return the terms under which a task starts, or goes on. Raises ``InputError``."""
-        config, prices = self._current.config, self._current.prices
+        config = self._current.config
         capped = self._governor.capped(active.ref)
         if kept is None:
-            return terms.terms(task, config, prices, capped=capped)
+            return terms.terms(task, config, capped=capped)
         if any(body.startswith(_ANSWERED) for body in given.history):
             return kept
         # No model has answered it yet, and what parked it may have been how it was spoken to:
         # then today's count.
         try:
-            today = terms.terms(task, config, prices, capped=capped)
+            today = terms.terms(task, config, capped=capped)
         except InputError:
             return kept
         same = (today.model.api, today.model.tools) == (kept.model.api, kept.model.tools)

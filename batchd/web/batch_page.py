@@ -16,9 +16,9 @@ from urllib.parse import quote
 
 import msgspec
 
+from batchd import pricing
 from batchd.events import Event, Resumed, Suspended, TaskStarted
 from batchd.formats import SummaryTaskV1
-from batchd.pricing import Prices
 from batchd.records import Price, Reason, Tally, TaskStatus, tasks
 from batchd.results import figures
 from batchd.store.queries import StoreReader, prompts_of_batch
@@ -37,12 +37,7 @@ Compared: TypeAlias = tuple[tuple[str, Price | None], ...]
 
 def compared(config: Config) -> Compared:
     """Return the models that a configuration compares costs with."""
-    prices, providers = Prices(config.models), config.providers
-    return tuple(
-        (name, prices.price(name, provider.base_url if provider else ""))
-        for name in config.cost.compare
-        for provider in (providers.get(name.partition("/")[0]),)
-    )
+    return tuple((name, pricing.price(name, config)) for name in config.cost.compare)
 
 
 #: Embeds a task, and returns where: the first character, and how many.

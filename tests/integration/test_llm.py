@@ -20,13 +20,13 @@ from replacing import replace
 from standin.server import ModelServer
 from standin.settings import ServerSettings
 
-from batchd import tokens
+from batchd import pricing, tokens
+from batchd.config import Config
 from batchd.config.providers import HoursSection, PricesSection
 from batchd.config.sections import ModelSection
 from batchd.events import CallAnswered
 from batchd.llm import ModelClient, ModelRequest
 from batchd.llm.exchange import MAX_BODY_BYTES
-from batchd.pricing import Prices
 from batchd.records import (
     Answer,
     Endpoint,
@@ -675,7 +675,8 @@ def test_a_week_of_calls_is_booked_as_its_provider_bills_it_by_the_hour() -> Non
             except_=("2026-10-01",),
         ),
     )
-    configured, listed = Prices({flash: given}).price(flash), Prices({}).price(flash)
+    configured = pricing.price(flash, Config(models={flash: given}))
+    listed = pricing.price(flash, Config())
     long = Message("system", " ".join(map(str, range(1000))))
 
     async def test(server: ModelServer, client: ModelClient) -> None:

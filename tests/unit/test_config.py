@@ -13,7 +13,6 @@ import pytest
 from batchd import config, records, terms
 from batchd.config import loading, providers, sections
 from batchd.errors import ConfigError, NotPossibleError, UsageError
-from batchd.pricing import Prices
 
 ROOT = Path(__file__).parents[2]
 
@@ -697,5 +696,5 @@ def test_what_is_secret_in_a_provider_goes_with_its_endpoint(written: Path) -> N
         *("qu3ry-key", "b0dy-key", "Basic dXNlcjpwYXNz", "dXNlcjpwYXNz")
     }
     assert "key" not in repr(endpoint)
-    setup = terms.setup("x/model", settings, Prices(settings.models))
+    setup = terms.setup("x/model", settings)
     assert setup.extra_body == {"seed": 7}

@@ -13,7 +13,6 @@ from batchd.llm import exchange
 from batchd.llm.dialect import ModelRequest, ModelTarget, repaired
 from batchd.llm.failures import CallPlace, http_failure
 from batchd.llm.model_client import DIALECTS
-from batchd.pricing import Prices
 from batchd.records import Endpoint, Message, ModelSetup, Task
 from batchd.records.options import OPTIONS
 from batchd.spool import taskfile
@@ -91,7 +90,7 @@ def test_the_nearest_place_counts_key_by_key(spool: config.Config) -> None:
         spool,
     )
     assert task.options == {"top_p": 0.5, "temperature": 0}
-    found = terms.terms(task, spool, Prices(spool.models), capped=False)
+    found = terms.terms(task, spool, capped=False)
     assert found.model.options == {"temperature": 0, "verbosity": "high", "top_p": 0.5}
     assert found.judge.options == {"temperature": 1, "verbosity": "high"}
 

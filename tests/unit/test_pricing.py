@@ -13,34 +13,36 @@ from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import StartDateConstraint, TimeOfDateConstraint
 from replacing import replace
 
-from batchd.config.providers import HoursSection, PricesSection as ModelPrices
+from batchd import pricing
+from batchd.config import Config
+from batchd.config.providers import HoursSection, PricesSection as ModelPrices, ProviderSection
 from batchd.config.sections import CostSection, ModelSection
-from batchd.pricing import Prices, _listed
+from batchd.pricing import _listed
 from batchd.records import Cost as Money, Price, Rate, Tally, Usage
 
-NONE = Prices({})
+NONE = Config()
 DOUBLE = ModelPrices(output_usd_per_mtok=9.0)
 
 
 @pytest.mark.parametrize("model", CostSection().compare)
 def test_the_models_to_compare_with_have_prices(model: str) -> None:
     """Every model that a result is compared with by default has a price and a window."""
-    price = NONE.price(model)
+    price = pricing.price(model, NONE)
     assert price is not None
     assert price.source == "genai-prices"
     assert 0 < price.rates[0].cached_input <= price.rates[0].input <= price.rates[0].output
-    assert NONE.context_window(model) > 0
+    assert pricing.context_window(model, NONE) > 0
 
 
 def test_unknown_is_none_never_free() -> None:
     """A model or provider that the data does not know has no price, and window 0."""
     for model in ("openai/no-such-model", "missing/gpt-4", "ollama/qwen3", "gpt-4", ""):
-        assert NONE.price(model) is None, model
-        assert NONE.context_window(model) == 0
+        assert pricing.price(model, NONE) is None, model
+        assert pricing.context_window(model, NONE) == 0
     # Embeddings have no output price, and github-copilot's data is empty: neither is free.
-    assert NONE.price("openai/text-embedding-3-small") is None
-    assert NONE.price("github-copilot/gpt-4o") is None
-    free = NONE.price("openrouter/deepseek/deepseek-chat:free")
+    assert pricing.price("openai/text-embedding-3-small", NONE) is None
+    assert pricing.price("github-copilot/gpt-4o", NONE) is None
+    free = pricing.price("openrouter/deepseek/deepseek-chat:free", NONE)
     assert free is not None
     assert free.cost(Usage(input_tokens=1000, output_tokens=1000)) == Money()
 
@@ -49,24 +51,29 @@ def test_the_address_says_whose_prices_hold() -> None:
     """A known address beats the provider's name;
     a local server has no price; a gateway goes by its name.
     """
-    by_name = NONE.price("openai/gpt-4")
-    assert NONE.price("work/gpt-4", "https://api.openai.com/v1") == by_name
-    assert NONE.price("openai/gpt-4", "https://gateway.example.com/v1") == by_name
-    assert NONE.price("openai/claude-3-opus", "https://api.anthropic.com/v1") is not None
+
+    def at(base_url: str, provider: str = "openai") -> Config:
+        return Config(providers={provider: ProviderSection(base_url=base_url)})
+
+    by_name = pricing.price("openai/gpt-4", NONE)
+    assert pricing.price("work/gpt-4", at("https://api.openai.com/v1", "work")) == by_name
+    assert pricing.price("openai/gpt-4", at("https://gateway.example.com/v1")) == by_name
+    there = at("https://api.anthropic.com/v1")
+    assert pricing.price("openai/claude-3-opus", there) is not None
     for local in (
         "http://127.0.0.1:8080/v1",
         "http://[::1]/v1",
         "http://10.1.2.3",
         "http://gpu:80",
     ):
-        assert NONE.price("openai/gpt-4", local) is None, local
-        assert NONE.context_window("openai/gpt-4", local) == 0
+        assert pricing.price("openai/gpt-4", at(local)) is None, local
+        assert pricing.context_window("openai/gpt-4", at(local)) == 0
 
 
 def test_overrides() -> None:
     """A table of the configuration wins, key by key, also where nothing else is known."""
-    prices = Prices(
-        {
+    prices = Config(
+        models={
             "local/x": ModelSection(
                 input_usd_per_mtok=2.0, output_usd_per_mtok=8.0, context_window=4096
             ),
@@ -76,25 +83,25 @@ def test_overrides() -> None:
             "openai/gpt-3.5-turbo": ModelSection(context_window=99),
         }
     )
-    own = prices.price("local/x", "http://127.0.0.1:1/v1")
+    own = pricing.price("local/x", prices)
     assert own == Price(rates=(Rate(input=2.0, cached_input=2.0, output=8.0),), source="config")
-    assert prices.context_window("local/x") == 4096
-    assert prices.price("local/y") is None
-    partly = prices.price("openai/gpt-4")
+    assert pricing.context_window("local/x", prices) == 4096
+    assert pricing.price("local/y", prices) is None
+    partly = pricing.price("openai/gpt-4", prices)
     assert partly is not None
     assert (partly.rates[0].input, partly.rates[0].output, partly.source) == (30.0, 1.0, "config")
-    dearer = prices.price("openai/gpt-5-mini")
+    dearer = pricing.price("openai/gpt-5-mini", prices)
     assert dearer is not None
     assert dearer.rates[0].cached_input == 9.0
-    listed = prices.price("openai/gpt-3.5-turbo")
+    listed = pricing.price("openai/gpt-3.5-turbo", prices)
     assert listed is not None
     assert listed.source == "genai-prices"
-    assert prices.context_window("openai/gpt-3.5-turbo") == 99
+    assert pricing.context_window("openai/gpt-3.5-turbo", prices) == 99
 
 
 def test_long_inputs_cost_more() -> None:
     """Tiers count from the first token behind their threshold, and then for the whole call."""
-    price = NONE.price("anthropic/claude-sonnet-4-5")
+    price = pricing.price("anthropic/claude-sonnet-4-5", NONE)
     assert price is not None
     assert [r.above for r in price.rates] == [0, 200_000]
     at = price.cost(Usage(input_tokens=200_000)).input
@@ -115,14 +122,14 @@ def test_long_cache_writes_have_their_own_price() -> None:
     """An hour in the cache is billed at its own rate, and,
     where none is listed, at the highest that there is.
     """
-    price = NONE.price("anthropic/claude-sonnet-5-5")
+    price = pricing.price("anthropic/claude-sonnet-5-5", NONE)
     assert price is not None
     short = Usage(input_tokens=1_000_000, cache_write_tokens=1_000_000)
     assert price.cost(short).input == pytest.approx(2.5)
     assert price.cost(replace(short, cache_write_long_tokens=1_000_000)).input == pytest.approx(4.0)
     half = replace(short, cache_write_long_tokens=500_000)
     assert price.cost(half).input == pytest.approx(3.25)
-    twelve_hours = NONE.price("openai/gpt-6.1-terra")
+    twelve_hours = pricing.price("openai/gpt-6.1-terra", NONE)
     assert twelve_hours is not None
     kept = Usage(input_tokens=100_000, cache_write_tokens=100_000, cache_write_long_tokens=100_000)
     assert twelve_hours.cost(kept).input == pytest.approx(0.25)
@@ -132,7 +139,7 @@ def test_a_tier_has_its_own_price_and_an_unknown_one_none() -> None:
     """Tiers are priced by genai-prices' contexts, cliffs included;
     one that it does not know never at the standard price.
     """
-    price = NONE.price("openai/gpt-6.1-terra")
+    price = pricing.price("openai/gpt-6.1-terra", NONE)
     assert price is not None
     usage = Usage(
         input_tokens=50_000,
@@ -150,7 +157,7 @@ def test_a_tier_has_its_own_price_and_an_unknown_one_none() -> None:
     for tier in ("scale", "ultrafast", "default", "FLEX", ""):
         assert price.at(tier) is None, tier
     # No flex is sold of it, and the data says nothing of its tiers.
-    claude = NONE.price("anthropic/claude-sonnet-5-5")
+    claude = pricing.price("anthropic/claude-sonnet-5-5", NONE)
     assert claude is not None
     assert claude.at("flex") is None
     assert claude.at("standard") is claude
@@ -171,7 +178,7 @@ def test_the_data_itself_comes_to_the_same(model: str) -> None:
     """
     rng = random.Random(7)
     provider, _, name = model.partition("/")
-    price = NONE.price(model)
+    price = pricing.price(model, NONE)
     assert price is not None
     contexts = {"standard": {}, "flex": {"service_tier": "flex"}, "batch": {"processing": "batch"}}
     for tier, context in contexts.items():
@@ -206,8 +213,8 @@ def test_prices_of_tiers_may_be_given() -> None:
     a price given whole leaves the data's tiers out.
     """
     flex = ModelPrices(input_usd_per_mtok=1.0, output_usd_per_mtok=5.0)
-    prices = Prices(
-        {
+    prices = Config(
+        models={
             "openai/gpt-6.2-sol": ModelSection(
                 input_usd_per_mtok=2.0,
                 cached_input_usd_per_mtok=0.1,
@@ -223,15 +230,15 @@ def test_prices_of_tiers_may_be_given() -> None:
             "local/x": ModelSection(tiers={"flex": flex}),
         }
     )
-    sol = prices.price("openai/gpt-6.2-sol")
+    sol = pricing.price("openai/gpt-6.2-sol", prices)
     assert sol is not None
     rate = Rate(input=2.0, cached_input=0.1, output=10.0, cache_write=2.5, cache_write_long=5.0)
     assert sol.rates == (rate,)
     assert sol.tiers == {"flex": (Rate(input=1.0, cached_input=1.0, output=5.0),)}
-    luna = prices.price("openai/gpt-6-luna")
+    luna = pricing.price("openai/gpt-6-luna", prices)
     assert luna is not None
     assert luna.at("flex") is None
-    terra = prices.price("openai/gpt-6.1-terra")
+    terra = pricing.price("openai/gpt-6.1-terra", prices)
     assert terra is not None
     assert terra.source == "config"
     assert [(r.above, r.input, r.output) for r in terra.tiers["flex"]] == [
@@ -241,14 +248,14 @@ def test_prices_of_tiers_may_be_given() -> None:
     assert terra.tiers["priority"] == sol.tiers["flex"]
     assert terra.rates[0].output == 5.0
     # What the standard tier costs is not known by that.
-    assert prices.price("local/x") is None
+    assert pricing.price("local/x", prices) is None
 
 
 def test_what_is_set_aside_is_the_most_that_a_call_may_end_at() -> None:
     """All of its input written to the cache, for long where that is done,
     and at the price behind a mark that is near.
     """
-    price = NONE.price("anthropic/claude-haiku-5-5")
+    price = pricing.price("anthropic/claude-haiku-5-5", NONE)
     assert price is not None
     assert [r.above for r in price.rates] == [0, 100_000]
     assert price.most(80_000, 1000).total == pytest.approx((80_000 * 0.125 + 1000 * 0.5) / 1e6)
@@ -358,7 +365,9 @@ def test_hours_of_the_configuration(hours: HoursSection, dear: list[str], cheap:
     flex = {"flex": ModelPrices(input_usd_per_mtok=0.5, output_usd_per_mtok=1.0)}
     whole = ModelSection(input_usd_per_mtok=1.0, output_usd_per_mtok=2.0, hours=hours, tiers=flex)
     for model in (whole, ModelSection(hours=hours)):
-        price = Prices({"deepseek/deepseek-flash": model}).price("deepseek/deepseek-flash")
+        price = pricing.price(
+            "deepseek/deepseek-flash", Config(models={"deepseek/deepseek-flash": model})
+        )
         assert price is not None
         assert price.source == "config"
         assert price.rates[0].output == 9.0
@@ -410,8 +419,10 @@ def test_a_price_that_an_older_journal_froze_stays_as_it_is() -> None:
 def test_the_data_is_loaded_when_a_price_is_asked_for() -> None:
     """Who only imports the module, or uses local servers, does not pay for the data."""
     code = (
-        "import sys, batchd.pricing as p\n"
-        "p.Prices({}).price('openai/gpt-4', 'http://localhost/v1')\n"
+        "import sys, batchd.config as c, batchd.pricing as p\n"
+        "from batchd.config.providers import ProviderSection\n"
+        "near = {'openai': ProviderSection(base_url='http://localhost/v1')}\n"
+        "p.price('openai/gpt-4', c.Config(providers=near))\n"
         "sys.exit('genai_prices' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,7 +10,6 @@ from batchd.config import Config
 from batchd.config.providers import ModelSection, ProviderSection
 from batchd.config.sections import AgentSection, EvaluationSection
 from batchd.errors import ConfigError, InputError
-from batchd.pricing import Prices
 from batchd.records import Task, TaskLimits
 from batchd.terms import setup, terms
 
@@ -37,7 +36,7 @@ def test_terms_hold_what_the_configuration_says() -> None:
     config = Config(
         providers=PROVIDERS, evaluation=EvaluationSection(judge_model="openai/gpt-5-mini")
     )
-    found = terms(_task("local/qwen"), config, Prices({}), capped=False)
+    found = terms(_task("local/qwen"), config, capped=False)
     assert (found.model.name, found.model.tools, found.model.json_mode) == (
         "local/qwen",
         "text",
@@ -57,20 +56,20 @@ def test_terms_hold_what_the_configuration_says() -> None:
 def test_whether_agents_md_is_quoted_is_the_configurations(wanted: bool) -> None:
     """``[agent] agents_md`` is frozen with the rest when a task starts."""
     config = Config(providers=PROVIDERS, agent=AgentSection(agents_md=wanted))
-    assert terms(_task("local/qwen"), config, Prices({}), capped=False).agents_md is wanted
+    assert terms(_task("local/qwen"), config, capped=False).agents_md is wanted
 
 
 def test_the_judge_is_the_tasks_own_model_by_default() -> None:
     """Without a judge_model, and where nothing is judged,
     the task's own model stands for the judge.
     """
-    found = terms(_task("local/qwen"), Config(providers=PROVIDERS), Prices({}), capped=False)
+    found = terms(_task("local/qwen"), Config(providers=PROVIDERS), capped=False)
     assert found.judge == found.model
     config = Config(providers=PROVIDERS, evaluation=EvaluationSection(judge_model="missing/x"))
-    unjudged = terms(_task("local/qwen", evaluator="none"), config, Prices({}), capped=False)
+    unjudged = terms(_task("local/qwen", evaluator="none"), config, capped=False)
     assert unjudged.judge == unjudged.model
     with pytest.raises(ConfigError, match=r"\[providers.missing\]"):
-        terms(_task("local/qwen"), config, Prices({}), capped=False)
+        terms(_task("local/qwen"), config, capped=False)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_the_judge_is_the_tasks_own_model_by_default() -> None:
 def test_a_model_needs_a_provider(model: str, words: str) -> None:
     """A model of a provider that is not configured is refused, and what is configured is said."""
     with pytest.raises(ConfigError, match=words) as caught:
-        terms(_task(model), Config(providers=PROVIDERS), Prices({}), capped=False)
+        terms(_task(model), Config(providers=PROVIDERS), capped=False)
     assert "openai, local" in str(caught.value)
 
 
@@ -90,10 +89,11 @@ def test_what_has_no_price_cannot_be_capped() -> None:
     config = Config(providers=PROVIDERS)
     for task, capped in ((_task("local/qwen"), True), (_task("local/qwen", max_cost_usd=1), False)):
         with pytest.raises(InputError, match=r'\[models\."local/qwen"\]') as caught:
-            terms(task, config, Prices({}), capped=capped)
+            terms(task, config, capped=capped)
         assert len(caught.value.problems) == 1
-    fixed = Prices({"local/qwen": ModelSection(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0)})
-    assert terms(_task("local/qwen"), config, fixed, capped=True).capped
+    free = ModelSection(input_usd_per_mtok=0.0, output_usd_per_mtok=0.0)
+    fixed = replace(config, models={"local/qwen": free})
+    assert terms(_task("local/qwen"), fixed, capped=True).capped
 
 
 def test_a_tier_without_a_price_cannot_be_capped() -> None:
@@ -103,16 +103,15 @@ def test_a_tier_without_a_price_cannot_be_capped() -> None:
     config = Config(
         models={"openai/gpt-6.2-sol": ModelSection(input_usd_per_mtok=2, output_usd_per_mtok=10)}
     )
-    prices = Prices(config.models)
     task = Task(id="1", first_prompt="x", model="openai/gpt-6.2-sol", service_tier="flex")
-    assert terms(task, config, prices, capped=False).model.tier_price is None
+    assert terms(task, config, capped=False).model.tier_price is None
     with pytest.raises(InputError) as refused:
-        terms(task, config, prices, capped=True)
+        terms(task, config, capped=True)
     (problem,) = refused.value.problems
     assert "no price is known for its service tier flex" in problem.message
     assert "use one of standard;" in problem.hint
     luna = replace(task, model="openai/gpt-6-luna", tier_fallback_s=60.0)
-    found = terms(luna, Config(), Prices({}), capped=True)
+    found = terms(luna, Config(), capped=True)
     assert (found.model.service_tier, found.model.tier_fallback_s) == ("flex", 60.0)
     assert found.judge == found.model
 
@@ -122,10 +121,10 @@ def test_a_judge_of_its_own_has_the_tier_of_its_own_table() -> None:
     models = {"openai/gpt-6.1-terra": ModelSection(service_tier="priority", tier_fallback=5.0)}
     config = Config(evaluation=EvaluationSection(judge_model="openai/gpt-6.1-terra"), models=models)
     task = Task(id="1", first_prompt="x", model="openai/gpt-6-luna", service_tier="flex")
-    judge = terms(task, config, Prices(models), capped=False).judge
+    judge = terms(task, config, capped=False).judge
     assert (judge.service_tier, judge.tier_fallback_s) == ("priority", 5.0)
     plain = replace(config, models={})
-    assert terms(task, plain, Prices({}), capped=False).judge.service_tier == "standard"
+    assert terms(task, plain, capped=False).judge.service_tier == "standard"
 
 
 @pytest.mark.parametrize(
@@ -146,20 +145,20 @@ def test_a_presets_dialect_holds_at_its_own_address(changed: dict[str, Any], api
     """
     provider = replace(PROVIDERS["openai"], **changed)
     config = Config(providers={"openai": provider})
-    assert setup("openai/x", config, Prices({})).api == api
+    assert setup("openai/x", config).api == api
     own = Config(providers={"openai": provider}, models={"openai/x": ModelSection(api="messages")})
-    assert setup("openai/x", own, Prices({})).api == "messages"
-    assert setup("openai/y", own, Prices({})).api == api
+    assert setup("openai/x", own).api == "messages"
+    assert setup("openai/y", own).api == api
 
 
 def test_a_task_says_how_much_its_model_thinks_before_its_table_and_the_agent() -> None:
     """The judge's own word comes first; else it thinks as much as the task's model."""
     config = Config(providers=PROVIDERS, agent=AgentSection(effort="low"))
     task = _task("local/qwen")
-    assert terms(task, config, Prices({}), capped=False).judge.effort == "low"
+    assert terms(task, config, capped=False).judge.effort == "low"
     config = replace(config, models={"local/qwen": ModelSection(effort="high")})
-    assert terms(task, config, Prices({}), capped=False).model.effort == "high"
+    assert terms(task, config, capped=False).model.effort == "high"
     task = replace(task, effort="max")
     config = replace(config, evaluation=EvaluationSection(judge_effort="none"))
-    found = terms(task, config, Prices({}), capped=False)
+    found = terms(task, config, capped=False)
     assert (found.model.effort, found.judge.effort) == ("max", "none")

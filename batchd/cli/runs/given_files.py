@@ -12,7 +12,6 @@ from batchd.cli.display import formatting
 from batchd.cli.runs import prompts
 from batchd.errors import TaskFileError, UsageError, near
 from batchd.log import escape
-from batchd.pricing import Prices
 from batchd.records import Task
 from batchd.spool import decoding, taskfile
 from batchd.words import listed
@@ -121,8 +120,8 @@ def _uncapped(model: str, settings: config.Config) -> str:
     """Return that a model's calls are refused, as no price is known
     of it and a limit in dollars is set; else nothing.
     """
-    provider = settings.providers.get(model.partition("/")[0])
-    if provider is None or Prices(settings.models).price(model, provider.base_url) is not None:
+    known = model.partition("/")[0] in settings.providers
+    if not known or pricing.price(model, settings) is not None:
         return ""  # a judge's provider that is not configured is an error of its own
     return (
         f"batchd: no price is known for {model}, and a limit in dollars needs one: its tasks will "
@@ -137,7 +136,7 @@ def _doubt(model: str, settings: config.Config) -> str:
     provider, _, own = model.partition("/")
     base_url = settings.providers[provider].base_url
     named = {settings.agent.model, settings.evaluation.judge_model, *settings.models}
-    if model in named or Prices(settings.models).price(model, base_url) is not None:
+    if model in named or pricing.price(model, settings) is not None:
         return ""
     prefix = f"{provider}/"
     used = [each.removeprefix(prefix) for each in named if each.startswith(prefix)]
