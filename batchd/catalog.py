@@ -210,14 +210,9 @@ def keeps_from_strangers(endpoint: Endpoint, patience_s: float = PATIENCE_S) -> 
 
     False too where that cannot be seen. Blocks; raises nothing.
     """
-    try:
-        _get(replace(endpoint, api_key=""), time.monotonic() + patience_s)
-    except urllib.error.HTTPError as error:
-        error.close()
-        return 400 <= error.code < 500 and error.code != 429  # too many requests
-    except (OSError, ValueError, http.client.HTTPException):
-        return False
-    return False
+    found = ask(replace(endpoint, api_key=""), patience_s)
+    # 429: too many requests.
+    return isinstance(found, NoListing) and 400 <= found.status < 500 and found.status != 429
 
 
 def _get(endpoint: Endpoint, deadline: float) -> bytes:

@@ -98,9 +98,6 @@ _TOOLS = frozenset(get_args(ToolName))
 _Gauge: TypeAlias = tuple[str, str, tuple[str, ...], Iterable[tuple[tuple[str, ...], float]]]
 
 
-_RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
-
-
 @dataclass(slots=True, eq=False)
 class _Active:
     """A task that a worker works on."""
@@ -204,7 +201,7 @@ class Metrics(Listener, Collector):
 
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
         """Count a result."""
-        result = _RESULT.decode(finished.result)
+        result = decoders.decode(finished.result, ResultV1)
         status, reason = finished.status.value, finished.reason.value if finished.reason else ""
         self._add("tasks_finished", status, reason)
         self._observe("task_run_seconds", result.timing.run_s, status)

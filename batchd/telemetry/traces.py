@@ -20,7 +20,6 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
 import requests
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -64,7 +63,6 @@ _WAITING, _WAITING_WITH_TEXTS = 16_384, 1024
 _PATIENCE_S, _END_S = 10.0, 2.0
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _SCOPE = InstrumentationScope("batchd", __version__)
-_RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +262,7 @@ class Traces(Listener):
         """Make the span of the task itself, from its first start to its end;
         it may be of a task that no worker of this daemon has had.
         """
-        result = _RESULT.decode(finished.result)
+        result = decoders.decode(finished.result, ResultV1)
         trace = Trace.of(ref.batch, ref.task, result.timing.queued_at)
         if not trace.sampled(self._config.ratio):
             return
@@ -348,9 +346,7 @@ def _finished(trace: Trace, result: ResultV1, *, content: bool) -> dict[str, Any
         "gen_ai.provider.name": provider,
         "gen_ai.request.model": model,
         "gen_ai.conversation.id": trace.conversation,
-        "gen_ai.usage.input_tokens": usage.input_tokens,
-        "gen_ai.usage.output_tokens": usage.output_tokens,
-        "gen_ai.usage.cache_read.input_tokens": usage.cached_input_tokens,
+        **tokens(usage),
         "batchd.batch": result.batch,
         "batchd.task": result.task,
         "batchd.status": result.status.value,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from batchd import words
+from batchd.formats import UsageV1
 from batchd.log import Action
 from batchd.records import Activity, Reason, TaskStatus, Usage
 from batchd.words import counted
@@ -191,7 +192,7 @@ def quoted(text: str) -> str:
     return _cut(" ".join(text.split()), _QUOTED)
 
 
-def tokens(usage: Usage) -> dict[str, int]:
+def tokens(usage: Usage | UsageV1) -> dict[str, int]:
     """Return a usage by OpenTelemetry's names."""
     return {
         "gen_ai.usage.input_tokens": usage.input_tokens,

@@ -21,8 +21,6 @@ from batchd.store import lookups
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow, TaskRow
 
-_RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
-_DAY_S = 86_400.0
 RESULTS = "results.jsonl"
 
 
@@ -63,7 +61,7 @@ class Gathered:
         """Read one task. Raises ``StoreError``."""
         result = self._kept.get(row.ref.task)
         if row.status.final and (text := self.reader.result(row.ref)):
-            result = _RESULT.decode(text)
+            result = decoders.decode(text, ResultV1)
         return TaskRecord(
             row=row,
             folder=Path(self.batch.batch.folder),
@@ -124,13 +122,9 @@ def chosen(
 
 
 def _within(row: BatchRow, since: dt.date | None, until: dt.date | None) -> bool:
-    ended = row.finished_at or time.time()
-    after = since is None or ended >= _midnight(since)
-    return after and (until is None or row.batch.received_at < _midnight(until) + _DAY_S)
-
-
-def _midnight(day: dt.date) -> float:
-    return dt.datetime.combine(day, dt.time(), dt.UTC).timestamp()
+    ends = (row.batch.received_at, row.finished_at or time.time())
+    first, last = (dt.datetime.fromtimestamp(at, dt.UTC).date() for at in ends)
+    return (since is None or last >= since) and (until is None or first <= until)
 
 
 def _kept(batch: BatchRow) -> dict[str, ResultV1]:
@@ -146,7 +140,7 @@ def _kept(batch: BatchRow) -> dict[str, ResultV1]:
 def _result(text: str | bytes) -> ResultV1 | None:
     """Return a result; None for an invalid one, as somebody may have edited it."""
     try:
-        return _RESULT.decode(text)
+        return decoders.decode(text, ResultV1)
     except msgspec.DecodeError:
         return None
 

@@ -45,7 +45,6 @@ def _chunks(descriptor: int) -> Iterator[bytes]:
         yield from iter(lambda: file.read(_CHUNK), b"")
 
 
-_RESULT: msgspec.json.Decoder[ResultV1] = decoders.decoder(ResultV1)
 #: Characters of an answer; the result's file has the rest.
 _ANSWER = 40_000
 #: Files that are listed, and bytes:
@@ -210,7 +209,7 @@ def _result(reader: StoreReader, ref: Ref) -> ResultV1 | None:
     if not reader.task(ref).status.final:
         return None
     if text := reader.result(ref):
-        return _RESULT.decode(text)
+        return decoders.decode(text, ResultV1)
     with contextlib.suppress(OSError, msgspec.ValidationError):
         return decoders.convert(outbox.result(_folder(reader, ref), ref.task), ResultV1)
     return None
