@@ -189,20 +189,16 @@ def _elsewhere() -> Iterator[str]:
 def _standing(status: Status) -> str:
     """Return what the daemon does."""
     daemon = status.daemon
-    if status.silent:
-        return "The daemon does not answer: what follows is what the store says."
     if daemon is None:
-        rest = "; what has not ended goes on then, where it was" if status.left else ""
-        return f"No daemon runs here; `batchd serve` starts one{rest}."
+        return status.unheard
     doing = "draining" if daemon.draining else "running"
     doing += "" if daemon.watching else " for `batchd run` alone"
     tasks = daemon.tasks
     parked = f"{tasks.parked:,} waiting, " if tasks.parked else ""
-    nodes = len({worker.node for worker in daemon.workers if worker.node})
     return (
         f"Daemon {daemon.pid} {doing}: {words.counted(tasks.running, 'task')} at work, "
         f"{tasks.queued:,} queued, {parked}{words.counted(len(daemon.workers), 'worker')}"
-        f"{words.on_nodes(nodes)}"
+        f"{words.on_nodes(daemon.nodes)}"
     )
 
 

@@ -195,6 +195,11 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     #: The batches that were asked for.
     rows: tuple[BatchJson, ...] = ()
 
+    @property
+    def nodes(self) -> int:
+        """Other machines on which workers run."""
+        return len({worker.node for worker in self.workers if worker.node})
+
 
 class AskStatus(ControlRequest[DaemonStatus], frozen=True, kw_only=True):
     """Ask how the daemon does."""

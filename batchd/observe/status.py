@@ -13,7 +13,7 @@ from typing import Generic, Self, TypeVar
 
 from msgspec import Struct, field, structs
 
-from batchd import control
+from batchd import control, trees
 from batchd.control import DaemonStatus
 from batchd.control.status import ProviderStatus, RunningTask
 from batchd.errors import NoAnswerError, NoDaemonError, StoreError
@@ -100,6 +100,14 @@ class Status(Struct, frozen=True, kw_only=True):
     def runs(self) -> bool:
         """Whether a daemon runs."""
         return self.daemon is not None or self.silent
+
+    @property
+    def unheard(self) -> str:
+        """What people read where no daemon says how it does."""
+        if self.silent:
+            return "The daemon does not answer: what follows is what the store says."
+        rest = "; what has not ended goes on then, where it was" if self.left else ""
+        return f"No daemon runs here; `batchd serve` starts one{rest}."
 
     @property
     def spent_today_usd(self) -> float | None:
@@ -264,6 +272,9 @@ class Observer:
         with prompts and last commands of those at work; 0: nothing of it.
         """
         self._state = state
+        self._store = state / "batchd.db"
+        #: Which file that was when it was seen last.
+        self._file: tuple[int, int] | None = None
         self._reader: StoreReader | None = None
         self._speed = Seldom[Speed | None]()
         self._rates = Seldom[dict[str, AnswerRate]]()
@@ -286,7 +297,7 @@ class Observer:
     def reader(self) -> StoreReader:
         """The store. Raises ``StoreError`` where there is none yet, or none that can be read."""
         if self._reader is None:
-            self._reader = StoreReader(self._state / "batchd.db")
+            self._reader = StoreReader(self._store)
         return self._reader
 
     def look(self) -> Status:
@@ -294,8 +305,10 @@ class Observer:
         those that ended last, newest first. Raises ``StoreError`` where the store cannot be read.
         """
         answer = ask(self._state)
-        if not (self._state / "batchd.db").exists():
-            self.close()
+        if (file := trees.identity(self._store)) != self._file:
+            self.close()  # a backup was put in its place
+            self._file = file
+        if file is None:
             return standing(answer)
         try:
             reader = self.reader

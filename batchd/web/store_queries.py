@@ -142,9 +142,7 @@ class StoreWatch:
     """Looks, and wakes who waits for it."""
 
     def __init__(self, state: Path) -> None:
-        self._store = state / "batchd.db"
         self._observer = Observer(state)
-        self._file: tuple[int, int] | None = None
         self._watching = 0
         self._looking: asyncio.Task[None] | None = None
         self._sight: Status | None = None
@@ -203,10 +201,6 @@ class StoreWatch:
         self._sight = None
 
     def _see(self) -> Status:
-        file = trees.identity(self._store)
-        if file != self._file:
-            self._observer.close()  # a backup was put in its place
-            self._file = file
         try:
             return self._observer.look()
         except BatchdError as error:

@@ -121,14 +121,12 @@ def _labelled(name: Text, parts: Iterable[Cell], room: int, width: int) -> Itera
 
 def _daemon(snapshot: Status, width: int) -> Text:
     daemon = snapshot.daemon
-    if snapshot.silent:
-        return Text("The daemon does not answer: what follows is what the store says.", "bold red")
     if daemon is None:
-        rest = "; what has not ended goes on then" if snapshot.left else ""
-        return Text(f"No daemon runs here; `batchd serve` starts one{rest}.", "bold yellow")
+        return Text(snapshot.unheard, "bold red" if snapshot.silent else "bold yellow")
     agents, slots = len(snapshot.agents), daemon.slots or len(snapshot.agents)
-    nodes = on_nodes(len({worker.node for worker in daemon.workers if worker.node}))
-    workers = f"{agents}/{slots} agents, {counted(len(daemon.workers), 'worker')}{nodes}"
+    workers = (
+        f"{agents}/{slots} agents, {counted(len(daemon.workers), 'worker')}{on_nodes(daemon.nodes)}"
+    )
     line = Text.assemble(
         (f"batchd {daemon.version}  ", "bold"),
         ("draining", "bold yellow") if daemon.draining else ("running", "green"),
