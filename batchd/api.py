@@ -17,7 +17,7 @@ from typing import Any
 
 from batchd import control, decoders, silent_paths
 from batchd.cli import submit as dropping
-from batchd.cli.display.progress import ProgressSource, ProgressWatch
+from batchd.cli.display.progress import ProgressSource, ProgressWatch, follow
 from batchd.cli.runs import given_files, prompts
 from batchd.config import Config, load
 from batchd.errors import (
@@ -160,7 +160,7 @@ class Batch:
                 state = self._settings.paths.state
                 raise NoDaemonError(f"no daemon runs on {state}: start `batchd serve`")
             with dropping.books(self._settings) as books:
-                dropping.follow(ProgressWatch(books, find), alive, quiet=True)
+                follow(ProgressWatch(books, find), alive, quiet=True)
         return self.results
 
     def cancel(self, message: str = "") -> None:

@@ -97,7 +97,7 @@ def play(spool: Path, speed: float, config: str = "") -> int:
         inbox.drop(spool / "inbox", "task.json", sample.read_bytes())
         with StoreReader(formatting.store_path(spool / ".batchd")) as reader:
             watch = progress.ProgressWatch(reader, lambda r: r.batches())
-            submit.follow(
+            progress.follow(
                 watch, partial(submit.takes, spool / ".batchd"), quiet=False, patience_s=_GONE_S
             )
             rows = reader.batches()

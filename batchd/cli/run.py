@@ -19,7 +19,6 @@ from batchd import config, processes, silent_paths, words
 from batchd.cli.display import formatting, progress, summary_text
 from batchd.cli.runs import given_files, prompts
 from batchd.cli.runs.run_daemon import RunDaemon, refuse_paused
-from batchd.cli.submit import follow
 from batchd.errors import NoDaemonError, UsageError
 from batchd.records import Task
 from batchd.store.queries import StoreReader
@@ -170,7 +169,7 @@ def _follow(
         watch = progress.ProgressWatch(reader, find)
         while True:
             try:
-                follow(watch, daemon.alive, quiet=quiet, patience_s=0.0)
+                progress.follow(watch, daemon.alive, quiet=quiet, patience_s=0.0)
                 return "done"
             except NoDaemonError:
                 if left():

@@ -7,7 +7,7 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,6 @@ class DroppedBatch:
             return row.published_at is not None
 
 
-#: How long a daemon may be away (a restart, say) before that is reported to the user who waits.
-_GONE_S = 30.0
 #: How long a daemon may take to say that it is there:
 #: who drops a file need not wait for one that stands still.
 _ANSWER_S = 10.0
@@ -246,39 +244,9 @@ def _wait(settings: config.Config, mine: DroppedBatch, *, as_json: bool) -> int:
     with books(settings) as reader:
         try:
             watch = progress.ProgressWatch(reader, mine.find)
-            follow(watch, partial(alive, settings), quiet=as_json)
+            progress.follow(watch, partial(alive, settings), quiet=as_json)
         except KeyboardInterrupt:
             print(f"It goes on without this: batchd status {mine.name}", file=sys.stderr)
             raise
         (row,) = mine.find(reader)
     return summary_text.report([row], as_json=as_json)
-
-
-def follow(
-    watch: progress.ProgressWatch,
-    alive: Callable[[], bool],
-    *,
-    quiet: bool,
-    patience_s: float = _GONE_S,
-) -> None:
-    """Show progress until all that is watched has ended.
-
-    Raises ``NoDaemonError`` when no daemon has answered for long.
-    """
-    seen = asked = time.monotonic()
-
-    def ended(rows: Sequence[BatchRow]) -> bool:
-        nonlocal seen, asked
-        if rows and all(row.published_at is not None for row in rows):
-            return True
-        if (now := time.monotonic()) - asked >= 1.0:
-            asked = now
-            if alive():
-                seen = now
-            elif now - seen > patience_s:
-                raise NoDaemonError(
-                    "the daemon has stopped; the batch goes on when it starts again"
-                )
-        return False
-
-    progress.follow(watch, ended, quiet=quiet)

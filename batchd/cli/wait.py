@@ -8,7 +8,6 @@ import sys
 from batchd import words
 from batchd.cli import orders
 from batchd.cli.display import formatting, progress, summary_text
-from batchd.cli.submit import follow
 from batchd.errors import NoDaemonError, UsageError
 from batchd.log import escape
 from batchd.observe.status import Unseen, ask
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         )
         try:
             if left:
-                follow(watch, lambda: ask(state) is not Unseen.ABSENT, quiet=args.json)
+                progress.follow(watch, lambda: ask(state) is not Unseen.ABSENT, quiet=args.json)
         except KeyboardInterrupt:
             shown = escape(words.listed(left))
             print(f"The daemon goes on with {shown}: batchd status.", file=sys.stderr)

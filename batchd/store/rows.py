@@ -138,6 +138,12 @@ class TaskRow:
     published: bool
 
     @property
+    def took_s(self) -> float | None:
+        """Seconds from its start to its end; None: it has not had both."""
+        began, ended = self.started_at, self.finished_at
+        return ended - began if began and ended else None
+
+    @property
     def counts(self) -> TargetCounts:
         """The one task, counted."""
         done = self.status is TaskStatus.COMPLETED

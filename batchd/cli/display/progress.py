@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from batchd.cli.display.formatting import MARKS
 from batchd.console import clipped, hanging
+from batchd.errors import NoDaemonError
 from batchd.log import escape
 from batchd.observe import standstill
 from batchd.records import Parking, Ref, TaskStatus
@@ -52,13 +53,6 @@ class ProgressScreen:
         """Print each line of ``news`` for good, and show the picture until the next."""
         for line in news:
             print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)
-
-
-class SilentScreen(ProgressScreen):
-    """The screen for programs, which need the end alone."""
-
-    def show(self, news: Sequence[str], picture: Picture) -> None:
-        """Show nothing."""
 
 
 #: Columns of a line, behind its time.
@@ -160,9 +154,8 @@ class ProgressWatch:
             lines.append(f"▸ {task.ref.task} {begins}: {escape(prompt)}")
         if task.status.final:
             how = view.said(task.status, task.reason, task.round)
-            took = (task.finished_at or 0.0) - (task.started_at or task.finished_at or 0.0)
             lines.append(
-                f"{MARKS[task.status]} {task.ref.task} {how}: {duration(took)}, "
+                f"{MARKS[task.status]} {task.ref.task} {how}: {duration(task.took_s or 0.0)}, "
                 f"{counted(task.round, 'round')}, {task.tally.total_tokens:,} tokens, "
                 f"{'cost unknown' if (usd := task.tally.cost_usd) is None else money(usd)}"
             )
@@ -176,27 +169,50 @@ class ProgressWatch:
         return [clipped(line, _ROOM) for line in lines]
 
 
+#: How long a daemon may be away (a restart, say) before that is reported to the user who waits,
+#: and how often it is asked for (seconds).
+_GONE_S, _ASK_S = 30.0, 1.0
+
+
 def follow(
-    watch: ProgressWatch, ended: Callable[[Sequence[BatchRow]], bool], *, quiet: bool = False
+    watch: ProgressWatch,
+    alive: Callable[[], bool],
+    *,
+    quiet: bool,
+    patience_s: float = _GONE_S,
 ) -> None:
-    """Show what a watch finds until ``ended`` says of it that it is over; ``quiet``: wait only.
+    """Show what a watch finds until all of it has ended; ``quiet``: wait only.
 
     A watch that is followed again says nothing twice.
+    Raises ``NoDaemonError`` when no daemon has been ``alive`` for long.
     """
-    with SilentScreen() if quiet else screen() as shown:
+    seen = asked = time.monotonic()
+
+    def look() -> Sequence[BatchRow]:
+        news, picture = watch.look()
+        if not quiet:
+            shown.show(news, picture)
+        return picture.batches
+
+    with ProgressScreen() if quiet else _screen() as shown:
         while True:
             begun = time.monotonic()
-            news, picture = watch.look()
-            shown.show(news, picture)
-            if ended(picture.batches):
+            rows = look()
+            if rows and all(row.published_at is not None for row in rows):
                 break
+            if (now := time.monotonic()) - asked >= _ASK_S:
+                asked = now
+                if alive():
+                    seen = now
+                elif now - seen > patience_s:
+                    raise NoDaemonError(
+                        "the daemon has stopped; the batch goes on when it starts again"
+                    )
             time.sleep(max(_POLL_S, (time.monotonic() - begun) / _SHARE))
-        # What came between the last look and the end.
-        news, picture = watch.look()
-        shown.show(news, picture)
+        look()  # what came between the last look and the end
 
 
-def screen() -> ProgressScreen:
+def _screen() -> ProgressScreen:
     """Return what suits standard output."""
     if not sys.stdout.isatty():
         return ProgressScreen()

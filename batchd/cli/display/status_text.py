@@ -120,9 +120,7 @@ def task_facts(reader: StoreReader, row: TaskRow, why: str) -> dict[str, str]:
         "queued": moment(row.queued_at),
         "started": moment(row.started_at),
         "finished": moment(row.finished_at),
-        "took": duration(row.finished_at - row.started_at)
-        if row.finished_at and row.started_at
-        else "",
+        "took": duration(row.took_s),
         "attempts": str(row.attempts),
         "last step": "" if row.status.final else views.last(row.step).step,
     }
