@@ -7,17 +7,17 @@ asked for, and every answer is kept.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
 from batchd.config import Config
 from batchd.config.providers import HoursSection, ModelSection, PricesSection
-from batchd.records import Hours, Price, Rate
+from batchd.records import Cost, Hours, Price, Rate, Tokens
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice
@@ -56,6 +56,47 @@ def context_window(model: str, config: Config) -> int:
     if given is not None and given.context_window is not None:
         return given.context_window
     return _data(model, config).window
+
+
+#: Models to compare a cost with, and what they cost.
+Compared: TypeAlias = tuple[tuple[str, Price | None], ...]
+
+
+def compared(config: Config, models: Iterable[str] = ()) -> Compared:
+    """Return models to compare a cost with: these, or else those of the configuration."""
+    names = dict.fromkeys(models or config.cost.compare)
+    return tuple((name, price(name, config)) for name in names)
+
+
+class Elsewhere(NamedTuple):
+    """A model, its price, and what some tokens cost with it; None: that is not known."""
+
+    model: str
+    price: Price | None
+    total: float | None
+
+    @property
+    def averaged(self) -> bool:
+        """Whether calls count as long as their average: long inputs cost more there."""
+        return self.price is not None and len(self.price.rates) > 1
+
+    @property
+    def at_highest(self) -> bool:
+        """Whether the price of the most expensive hour counts."""
+        return self.price is not None and bool(self.price.hours)
+
+    def ratio(self, spent: float | None) -> float | None:
+        """Return how many times as much it is as was spent."""
+        return self.total / spent if spent and self.total is not None else None
+
+
+def elsewhere(models: Compared, used: Sequence[Tokens]) -> list[Elsewhere]:
+    """Return what the same tokens cost with other models, cheapest first, unknown prices last."""
+    found = []
+    for model, price in models:
+        total = sum((price.cost_of_many(u) for u in used), Cost()).total if price else None
+        found.append(Elsewhere(model, price, total))
+    return sorted(found, key=lambda each: (each.total is None, each.total or 0.0))
 
 
 def _data(model: str, config: Config) -> _Listed:

@@ -5,20 +5,19 @@ on record, or counts given by hand.
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
-from batchd import config, pricing
+from batchd import config
 from batchd.cli.display import formatting, tables
 from batchd.cli.display.tables import Column
-from batchd.config import Config
 from batchd.errors import UsageError
 from batchd.log import escape
-from batchd.records import Cost, Price, Tally, Tokens
-from batchd.store.queries import SPLITS, Split, StoreReader
+from batchd.pricing import Elsewhere, compared, elsewhere
+from batchd.records import Tally, Tokens
+from batchd.store.queries import SPLITS, Split, StoreReader, named
 from batchd.store.rows import SpendRow
 from batchd.words import NO_TAG, at_least, counted, from_cache, money, uncertain
 
@@ -50,28 +49,6 @@ _FIGURES: tuple[Column[_Line], ...] = (
 _MAX_TOKENS = 10**15
 #: Parts of the ledger as small as it has them: the average call of each says more than that of all.
 _PARTS: tuple[Split, ...] = ("day", "batch", "provider", "model", "purpose")
-
-
-class _Priced(NamedTuple):
-    """A model, its price, and what is to be paid by it; None: that is not known."""
-
-    model: str
-    price: Price | None
-    total: float | None
-
-    @property
-    def averaged(self) -> bool:
-        """Whether calls count as long as their average: long inputs cost more there."""
-        return self.price is not None and len(self.price.rates) > 1
-
-    @property
-    def at_highest(self) -> bool:
-        """Whether the price of the most expensive hour counts."""
-        return self.price is not None and bool(self.price.hours)
-
-    def ratio(self, spent: float | None) -> float | None:
-        """Return how many times as much it is as was spent."""
-        return self.total / spent if spent and self.total is not None else None
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     if args.tokens is not None:
         settings = config.load(args.config)
         models = args.compare or (settings.agent.model, *settings.cost.compare)
-        return _compare(args, _priced(settings, models, [_usage(args.tokens)]), None)
+        return _compare(args, elsewhere(compared(settings, models), [_usage(args.tokens)]), None)
     if args.by and args.compare is not None:
         raise UsageError("--compare prices everything together: leave --by out")
     asked = _asked(args)
@@ -130,15 +107,13 @@ def run(args: argparse.Namespace) -> int:
         settings = config.load(args.config)
         used = [row.tally for row in reader.spend(_PARTS, **asked)]
         spent = next((row.tally for row in reader.spend((), **asked)), None)
-        return _compare(args, _priced(settings, args.compare or settings.cost.compare, used), spent)
+        return _compare(args, elsewhere(compared(settings, args.compare), used), spent)
 
 
 def _split(args: argparse.Namespace, reader: StoreReader, asked: dict[str, Any]) -> int:
     """Print the ledger, split."""
     by: tuple[Split, ...] = args.by or (("model",) if asked["batch"] else ("batch",))
-    # A model's own name says little without its provider's.
-    keys = [("provider", name) if name == "model" else (name,) for name in by]
-    known = cast("tuple[Split, ...]", tuple(dict.fromkeys(itertools.chain(*keys))))
+    known = named(by)
     rows, totals = reader.spend(known, **asked), reader.spend((), **asked)
     if args.json or args.csv:
         programs: list[Column[SpendRow]] = [Column(name, attrgetter(name)) for name in known]
@@ -147,12 +122,7 @@ def _split(args: argparse.Namespace, reader: StoreReader, asked: dict[str, Any])
         tagged = (replace(row, tag=untagged if row.tag is None else row.tag) for row in rows)
         tables.table(tagged, programs, "csv" if args.csv else "json")
         return 0
-
-    def named(row: SpendRow, name: Split) -> str:
-        value = f"{row.provider}/{row.model}" if name == "model" else attrgetter(name)(row)
-        return NO_TAG if value is None else str(value)
-
-    lines = [(tuple(named(row, name) for name in by), row.tally) for row in rows]
+    lines = [(tuple(map(row.name, by)), row.tally) for row in rows]
     lines += [(("total", *[""] * (len(by) - 1)), row.tally) for row in totals]
     splits: list[Column[_Line]] = [
         Column(name.upper(), lambda line, place=place: line[0][place], wide="name")  # type: ignore[misc]
@@ -211,13 +181,13 @@ def _usage(text: str) -> Tokens:
     return Tokens(calls=1, input_tokens=taken, output_tokens=made)
 
 
-def _compare(args: argparse.Namespace, priced: Sequence[_Priced], spent: Tally | None) -> int:
+def _compare(args: argparse.Namespace, priced: Sequence[Elsewhere], spent: Tally | None) -> int:
     """Print what the same tokens cost with several models.
 
     ``spent``: what the ledger says of them; None: they were given by hand, or there are none.
     """
     really = spent.cost_usd if spent else None
-    programs: tuple[Column[_Priced], ...] = (
+    programs: tuple[Column[Elsewhere], ...] = (
         Column("model", lambda p: p.model),
         Column("total", lambda p: p.total),
         Column("source", lambda p: p.price.source if p.price else None),
@@ -230,7 +200,7 @@ def _compare(args: argparse.Namespace, priced: Sequence[_Priced], spent: Tally |
     if args.json or args.csv:
         tables.table(priced, programs, "csv" if args.csv else "json")
         return 0
-    people: tuple[Column[_Priced], ...] = (
+    people: tuple[Column[Elsewhere], ...] = (
         Column("MODEL", lambda p: p.model, wide="name"),
         Column("COST", lambda p: money(p.total), right=True),
         Column(
@@ -260,15 +230,3 @@ def _compare(args: argparse.Namespace, priced: Sequence[_Priced], spent: Tally |
             "Some prices depend on the moment, which the ledger does not have: the highest one counts."
         )
     return 0
-
-
-def _priced(settings: Config, models: Sequence[str], used: Sequence[Tokens]) -> list[_Priced]:
-    """Return models with their prices and what tokens cost with them, cheapest first, unknown
-    prices last.
-    """
-    found: list[_Priced] = []
-    for model in dict.fromkeys(models):
-        price = pricing.price(model, settings)
-        total = sum((price.cost_of_many(u) for u in used), Cost()).total if price else None
-        found.append(_Priced(model, price, total))
-    return sorted(found, key=lambda p: (p.total is None, p.total or 0.0))

@@ -535,6 +535,17 @@ SPLITS: dict[Split, str] = {
     "purpose": "s.purpose",
     "tag": "g.value",
 }
+
+
+def named(by: Sequence[Split]) -> tuple[Split, ...]:
+    """Return what to split the ledger by where its rows are named by ``by``: a model's own name
+    says little without its provider's.
+    """
+    both: tuple[Split, ...] = ("provider", "model")
+    keys = (key for split in by for key in (both if split == "model" else (split,)))
+    return (*dict.fromkeys(keys),)
+
+
 #: Without tags a row is booked under none, once; with several it is counted under each.
 _TAGGED = ", json_each(CASE s.tags WHEN '' THEN '[null]' ELSE s.tags END) g"
 #: Everything that can be asked for: a list is JSON, and NULL asks for all.

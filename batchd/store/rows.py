@@ -23,6 +23,7 @@ from batchd.records import (
     TurnFacts,
     outcome,
 )
+from batchd.words import NO_TAG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +214,13 @@ class SpendRow:
     purpose: str = ""
     #: None: of tasks without any.
     tag: str | None = ""
+
+    def name(self, split: str) -> str:
+        """Return under what it is shown where it was split so: a model with its provider."""
+        if split == "model":
+            return f"{self.provider}/{self.model}"
+        found: str | None = getattr(self, split)
+        return NO_TAG if found is None else found
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -29,13 +29,13 @@ from batchd.errors import (
     UsageError,
 )
 from batchd.observe.search import Hit, finder, search
-from batchd.store.queries import StoreReader
+from batchd.pricing import Compared, compared
+from batchd.store.queries import SPLITS, Split, StoreReader
 from batchd.store.rows import BatchRow
 from batchd.web import batch_page, made, page_data, page_updates, pages
-from batchd.web.batch_page import Compared, compared
 from batchd.web.gathering import RESULTS
 from batchd.web.orders import Ordering
-from batchd.web.page_updates import EventStreams
+from batchd.web.page_updates import EventStreams, View
 from batchd.web.shield import (
     SESSION_S,
     RequestShield,
@@ -106,24 +106,25 @@ class _Handlers:
             Route("/session", self.session),
             Route("/", self.shell),
             Route("/cost", self.shell),
-            Route(f"{batch}/report.html", self.report),
-            Route(f"{batch}/results.jsonl", self.results),
+            # To be saved: its page shows the same as the report.
+            Route(f"{batch}/report.html", self.published("report.html", "text/html")),
+            Route(f"{batch}/results.jsonl", self.published(RESULTS, "application/x-ndjson")),
             Route(batch, self.shell),
             Route(task, self.shell),
-            Route("/api/overview", self.overview),
+            Route("/api/overview", self.now(page_updates.overview)),
             Route("/api/batches", self.asked(self.batches)),
             Route("/api/cost", self.asked(self.cost)),
             Route("/api/search", self.search),
-            Route(f"/api{batch}", self.batch),
+            Route(f"/api{batch}", self.now(page_updates.batch)),
             Route("/api/report/{batch}", self.asked(self.whole)),
             Route(f"/api{task}", self.task),
             Route(f"/api{task}/conversation", self.asked(_conversation)),
             Route(f"/api{task}/made", self.asked(_made)),
             Route(f"/api{task}/preview", self.asked(_preview)),
             Route(f"/api{task}/file", self.file),
-            Route("/live/overview", self.live_overview),
-            Route(f"/live{batch}", self.live_batch),
-            Route(f"/live{task}", self.live_task),
+            Route("/live/overview", self.live(page_updates.overview)),
+            Route(f"/live{batch}", self.live(page_updates.batch)),
+            Route(f"/live{task}", self.live(page_updates.task)),
         )
 
     # Pages
@@ -131,20 +132,20 @@ class _Handlers:
     async def shell(self, request: Request) -> Response:
         """Return the page that the script fills; 404 where there is nothing to fill it with."""
         code = 200
-        if names := request.path_params:
-            try:
-                await self.queries.ask(
-                    lambda reader: (
-                        reader.task(page_updates.ref(request))
-                        if "task" in names
-                        else reader.batch(names["batch"])
-                    )
-                )
-            except UnknownNameError:
-                code = 404
-            except BatchdError:
-                pass  # the page itself says what is the matter
+        try:
+            await self._insist(request)
+        except UnknownNameError:
+            code = 404
+        except BatchdError:
+            pass  # the page itself says what is the matter
         return HTMLResponse(pages.shell(login=False, orders=self.orders), code)
+
+    async def _insist(self, request: Request) -> None:
+        """Return if there is the batch or the task that a path names. Raises ``StoreError``."""
+        if "task" in request.path_params:
+            await self.queries.ask(lambda reader: reader.task(page_updates.ref(request)))
+        elif "batch" in request.path_params:
+            await self._row(request)
 
     async def asset(self, request: Request) -> Response:
         """Return a file that pages are made of; its name changes with it."""
@@ -178,21 +179,18 @@ class _Handlers:
         )
         return response
 
-    async def report(self, request: Request) -> Response:
-        """Return the report of a batch, to be saved: its page shows the same."""
-        return await self._published(request, "report.html", "text/html")
+    def published(self, name: str, kind: str) -> Endpoint:
+        """Return what sends a file of a batch's folder, to be saved."""
 
-    async def results(self, request: Request) -> Response:
-        """Return the results of a batch, a line each, to be saved."""
-        return await self._published(request, RESULTS, "application/x-ndjson")
+        async def answer(request: Request) -> Response:
+            row = await self._row(request)
+            data = await run_in_threadpool(made.published, Path(row.batch.folder, name))
+            if data is None:
+                raise HTTPException(404, f"there is no {name} in the folder of this batch")
+            headers = _saved(f"{row.batch.name}.{name}")
+            return StreamingResponse(data, media_type=kind, headers=headers)
 
-    async def _published(self, request: Request, name: str, kind: str) -> Response:
-        row = await self._row(request)
-        data = await run_in_threadpool(made.published, Path(row.batch.folder, name))
-        if data is None:
-            raise HTTPException(404, f"there is no {name} in the folder of this batch")
-        headers = _saved(f"{row.batch.name}.{name}")
-        return StreamingResponse(data, media_type=kind, headers=headers)
+        return answer
 
     async def _row(self, request: Request) -> BatchRow:
         name = request.path_params["batch"]
@@ -200,10 +198,15 @@ class _Handlers:
 
     # What fills them
 
-    async def overview(self, _request: Request) -> Response:
-        """Return how things stand."""
-        view = page_updates.overview(self.queries)
-        return as_json(await view(await self.watch.once()))
+    def now(self, view: Callable[[StoreQueries, Request], View]) -> Endpoint:
+        """Return what answers with a page as it is now."""
+
+        async def answer(request: Request) -> Response:
+            make = view(self.queries, request)
+            page, _ = await make(await self.watch.once())
+            return as_json(page)
+
+        return answer
 
     def asked(self, question: Callable[[StoreReader, Request], object]) -> Endpoint:
         """Return what answers a request by what the store says."""
@@ -221,11 +224,6 @@ class _Handlers:
         shown = rows[page_no * _PAGE_OF_BATCHES : limit - 1]
         batches = [page_data.batch(row, excerpts.line(reader, row)) for row in shown]
         return {"batches": batches, "more": len(rows) == limit}
-
-    async def batch(self, request: Request) -> Response:
-        """Return a batch, and some of its tasks."""
-        view = page_updates.batch(self.queries, request)
-        return as_json(await view(await self.watch.once()))
 
     def whole(self, reader: StoreReader, request: Request) -> dict[str, Any]:
         """Return what a report on a batch holds, but what its tasks said and did in full."""
@@ -247,9 +245,10 @@ class _Handlers:
 
     def cost(self, reader: StoreReader, request: Request) -> page_data.CostPage:
         """Return what was spent, split up."""
-        by, days = request.query_params.get("by", "day"), page_updates.number(request, "days")
-        if by not in page_data.SPLITS:
-            raise UsageError(f"by is one of {', '.join(page_data.SPLITS)}")
+        by = cast("Split", request.query_params.get("by", "day"))
+        if by not in SPLITS:
+            raise UsageError(f"by is one of {', '.join(SPLITS)}")
+        days = page_updates.number(request, "days")
         return page_data.cost(reader, by, days, self.queries.excerpts)
 
     async def search(self, request: Request) -> Response:
@@ -275,25 +274,15 @@ class _Handlers:
 
     # What keeps them up to date
 
-    async def live_overview(self, request: Request) -> Response:
-        """Send how things stand, from now on."""
-        view = page_updates.overview(self.queries)
-        return self.streams.answer(request, page_updates.updates(self.watch, view))
+    def live(self, view: Callable[[StoreQueries, Request], View]) -> Endpoint:
+        """Return what sends a page from now on, each time that it has changed."""
 
-    async def live_batch(self, request: Request) -> Response:
-        """Send what a batch does, from now on."""
-        view = page_updates.batch(self.queries, request)
-        await self._row(request)
-        return self.streams.answer(request, page_updates.updates(self.watch, view))
+        async def answer(request: Request) -> Response:
+            make = view(self.queries, request)
+            await self._insist(request)
+            return self.streams.answer(request, page_updates.updates(self.watch, make))
 
-    async def live_task(self, request: Request) -> Response:
-        """Send what a task does, from now on; a browser that comes back says what it has."""
-        ref = page_updates.ref(request)
-        await self.queries.ask(lambda reader: reader.task(ref))
-        known = request.headers.get("last-event-id") or request.query_params.get("from", "")
-        start = int(known) if known.isascii() and known.isdigit() and len(known) < 10 else None
-        events = page_updates.task(self.queries, self.watch, ref, start)
-        return self.streams.answer(request, events)
+        return answer
 
 
 def _conversation(reader: StoreReader, request: Request) -> dict[str, Any]:

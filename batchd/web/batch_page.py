@@ -11,34 +11,22 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote
 
 import msgspec
 
-from batchd import pricing
 from batchd.events import Event, Resumed, Suspended, TaskStarted
 from batchd.formats import SummaryTaskV1
-from batchd.records import Price, Reason, Tally, TaskStatus, tasks
+from batchd.pricing import Compared, elsewhere
+from batchd.records import Reason, Tally, TaskStatus, tasks
 from batchd.results import figures
-from batchd.store.queries import StoreReader, prompts_of_batch
+from batchd.store.queries import Split, StoreReader, prompts_of_batch
 from batchd.store.rows import BatchRow, SpendRow
 from batchd.version import __version__
 from batchd.web import page_data
 from batchd.web.gathering import RESULTS, Gathered, TaskRecord
 from batchd.web.store_queries import excerpt
-
-if TYPE_CHECKING:
-    from batchd.config import Config
-
-#: Models to compare the cost with, and what they cost.
-Compared: TypeAlias = tuple[tuple[str, Price | None], ...]
-
-
-def compared(config: Config) -> Compared:
-    """Return the models that a configuration compares costs with."""
-    return tuple((name, pricing.price(name, config)) for name in config.cost.compare)
-
 
 #: Embeds a task, and returns where: the first character, and how many.
 Embed: TypeAlias = Callable[[TaskRecord], tuple[int, int]]
@@ -90,11 +78,17 @@ def whole(
         # At work, over all tasks.
         "run_s": sum(line["run_s"] or 0.0 for line in found.lines),
         "total": total,
-        "models": _shares(spend, lambda row: f"{row.provider}/{row.model}"),
+        "models": _shares(spend, "model"),
         # A task with several tags is counted under each.
-        "tags": _shares(tagged, lambda row: row.tag or ""),
-        "purposes": _shares(spend, lambda row: row.purpose),
-        "elsewhere": _elsewhere(compare, spend) if total["calls"] else [],
+        "tags": _shares(tagged, "tag"),
+        "purposes": _shares(spend, "purpose"),
+        # What the same tokens cost there; highest: that depends on the moment, and is the most.
+        "elsewhere": [
+            {"name": each.model, "usd": each.total, "highest": each.at_highest}
+            for each in elsewhere(compare, [row.tally for row in spend])
+        ]
+        if total["calls"]
+        else [],
         **_side_by_side(names, found),
         # What the reasons of tasks that did not complete mean, and how to go on.
         "advice": {r: _ADVICE[Reason(r)] for r in sorted(reasons) if r in _ADVICE},
@@ -326,27 +320,13 @@ def _share(name: str, rows: Sequence[SpendRow]) -> dict[str, Any]:
     return found
 
 
-def _shares(rows: Iterable[SpendRow], name: Callable[[SpendRow], str]) -> list[dict[str, Any]]:
-    """Sum the ledger up by ``name``, what cost most first."""
+def _shares(rows: Iterable[SpendRow], split: Split) -> list[dict[str, Any]]:
+    """Sum the ledger up, split so, what cost most first."""
     groups: dict[str, list[SpendRow]] = {}
     for row in rows:
-        groups.setdefault(name(row), []).append(row)
+        groups.setdefault(row.name(split), []).append(row)
     found = (_share(name, group) for name, group in groups.items())
     return sorted(found, key=lambda s: (-s["usd"], -s["tokens"], s["name"]))
-
-
-def _elsewhere(prices: Compared, rows: Sequence[SpendRow]) -> list[dict[str, Any]]:
-    """Return what the same tokens cost with other models, cheapest first, unknown prices last."""
-    found = [
-        {
-            "name": name,
-            "usd": sum(price.cost_of_many(row.tally).total for row in rows) if price else None,
-            # Whether the price depends on the moment: it is the highest one.
-            "highest": price is not None and bool(price.hours),
-        }
-        for name, price in prices
-    ]
-    return sorted(found, key=lambda e: (e["usd"] is None, e["usd"] or 0.0, e["name"]))
 
 
 #: Rows of a grid.

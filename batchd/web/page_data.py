@@ -6,7 +6,7 @@ Fields are added, none is renamed or removed; ``batchd schema api`` prints their
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -18,11 +18,11 @@ from batchd.control.status import DayStatus, ProviderStatus, RunningTask
 from batchd.observe import standstill
 from batchd.observe.status import Provider, Status
 from batchd.records import BatchStatus, Ref, TaskStatus
-from batchd.store.queries import StoreReader
+from batchd.store.queries import Split, StoreReader, named
 from batchd.store.rows import BatchRow, SpendRow, TaskRow
 from batchd.store.shown import filled
 from batchd.web.store_queries import Excerpts
-from batchd.words import NO_TAG, Standstill, standstills
+from batchd.words import Standstill, standstills
 
 #: Lines of each list; how many there are is said.
 _MAX_LINES = 50
@@ -257,7 +257,6 @@ def task(row: TaskRow, why: str, doing: RunningTask | None, prompt: str = "") ->
 
     ``why``: what ended it, or what it waits for; ``prompt``: how that begins.
     """
-    ended = row.finished_at
     return filled(
         TaskLine,
         row,
@@ -265,7 +264,6 @@ def task(row: TaskRow, why: str, doing: RunningTask | None, prompt: str = "") ->
         row.tally,
         reason=row.reason or "",
         why=why,
-        took_s=ended - row.started_at if ended and row.started_at else None,
         after=row.after[:_MAX_LINES],
         doing=doing and agent(row, doing),
         prompt=prompt,
@@ -302,7 +300,6 @@ def _daemon(status: Status) -> DaemonFigures | None:
         daemon,
         differs=standstill.differs(daemon.version),
         workers=len(daemon.workers),
-        nodes=len({worker.node for worker in daemon.workers if worker.node}),
         day=daemon.day
         and filled(
             DayFigures, daemon.day, cost_usd=status.spent_today_usd, unsettled_usd=unsettled
@@ -330,15 +327,6 @@ def _provider(each: Provider) -> ProviderLine:
 _MAX_ROWS = 100
 #: No ledger goes back further, and a calendar not much.
 _MOST_DAYS = 36_500
-#: What money can be split by, and by which keys of the ledger.
-SPLITS: Mapping[str, tuple[str, ...]] = {
-    "day": ("day",),
-    "batch": ("batch",),
-    "provider": ("provider",),
-    "model": ("provider", "model"),
-    "purpose": ("purpose",),
-    "tag": ("tag",),
-}
 
 
 class SpentLine(Figures, frozen=True, kw_only=True):
@@ -363,13 +351,12 @@ class CostPage(Struct, frozen=True, kw_only=True):
     last: str
 
 
-def cost(reader: StoreReader, by: str, days: int, prompts: Excerpts) -> CostPage:
+def cost(reader: StoreReader, by: Split, days: int, prompts: Excerpts) -> CostPage:
     """Return what was spent within so many days, split up; 0: ever. Raises ``StoreError``."""
     back = dt.timedelta(days=min(days, _MOST_DAYS) - 1)
     since = dt.datetime.now(dt.UTC).date() - back if days else None
-    split: Any = SPLITS[by]
-    rows = reader.spend(split, since=since)
-    lines = [spent(row, _name(row, split)) for row in rows]
+    rows = reader.spend(named((by,)), since=since)
+    lines = [spent(row, row.name(by)) for row in rows]
     # Days as they went by, the newest first; of all else what cost most.
     lines.sort(key=lambda x: x.name if by == "day" else (x.known_usd, x.input_tokens), reverse=True)
     more, lines = max(0, len(lines) - _MAX_ROWS), lines[:_MAX_ROWS]
@@ -393,11 +380,6 @@ def cost(reader: StoreReader, by: str, days: int, prompts: Excerpts) -> CostPage
 def spent(row: SpendRow, name: str) -> SpentLine:
     """Return a part of the ledger in a line."""
     return filled(SpentLine, row.tally, name=name, cost_usd=row.tally.known_usd)
-
-
-def _name(row: SpendRow, split: Sequence[str]) -> str:
-    """Return what a line of the ledger is shown under; tasks without a tag have none."""
-    return "/".join(NO_TAG if (part := getattr(row, name)) is None else part for name in split)
 
 
 # What there is to ask for

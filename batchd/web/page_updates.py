@@ -15,7 +15,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from batchd.errors import BatchdError, StoreError, UsageError
+from batchd.errors import BatchdError, UsageError
 from batchd.observe import standstill
 from batchd.observe.status import Status, wait_reasons
 from batchd.records import Ref, TaskStatus
@@ -108,8 +108,8 @@ _MAX_PASSAGE_CHARS = 40_000
 #: Characters of what tasks are searched for.
 _MAX_SEARCH_CHARS = 200
 
-#: Makes a page's values from what was seen.
-View: TypeAlias = Callable[[Status], Awaitable[page_data.Head]]
+#: Makes a page's values from what was seen, and what is sent beside them.
+View: TypeAlias = Callable[[Status], Awaitable[tuple[page_data.Head, bytes]]]
 
 
 async def updates(watch: StoreWatch, view: View) -> AsyncIterator[bytes]:
@@ -118,25 +118,30 @@ async def updates(watch: StoreWatch, view: View) -> AsyncIterator[bytes]:
     async with aclosing(watch.sights()) as sights:
         async for status in sights:
             value: page_data.Head
+            more = b""
             try:
-                value = await view(status)
+                value, more = await view(status)
             except BatchdError as error:
                 value = page_data.failed(status, error)
-            shown = _shown(value)
+            # When it was looked at is not seen.
+            shown = msgspec.json.encode(msgspec.structs.replace(value, at=0.0))
             if shown != last:
                 last = shown
                 yield _event("now", value)
+            if more:
+                yield more
 
 
-def overview(queries: StoreQueries) -> View:
+def overview(queries: StoreQueries, _request: Request) -> View:
     """Return what makes the first page."""
 
-    async def view(status: Status) -> page_data.Head:
+    async def view(status: Status) -> tuple[page_data.Head, bytes]:
         if not status.batches:
-            return page_data.overview(status, lambda _batch, _task: "")
-        return await queries.ask(
+            return page_data.overview(status, lambda _batch, _task: ""), b""
+        found = await queries.ask(
             lambda reader: page_data.overview(status, partial(queries.excerpts.line, reader))
         )
+        return found, b""
 
     return view
 
@@ -184,39 +189,32 @@ def batch(queries: StoreQueries, request: Request) -> View:
             ),
         )
 
-    async def view(status: Status) -> page_data.Head:
-        return await queries.ask(lambda reader: page(reader, status))
+    async def view(status: Status) -> tuple[page_data.Head, bytes]:
+        return await queries.ask(lambda reader: page(reader, status)), b""
 
     return view
 
 
-async def task(
-    queries: StoreQueries, watch: StoreWatch, ref: Ref, start: int | None
-) -> AsyncIterator[bytes]:
-    """Yield a task's facts whenever they change,
-    and its conversation as it grows, from event ``start`` on.
+def task(queries: StoreQueries, request: Request) -> View:
+    """Return what makes a task's page: its facts, and its conversation as it grows.
 
-    None: the last ones; the first event says where they begin.
-    Each event's id is the number to go on from.
+    Each event's id is the number to go on from: a browser that comes back says it. Who does not
+    gets the last ones; the first event says where they begin.
     """
-    last = b""
-    async with aclosing(watch.sights()) as sights:
-        async for status in sights:
-            after: int | None
-            value: page_data.Head
-            try:
-                value, first, after, grown = await queries.ask(
-                    lambda reader, status=status, start=start: _task(reader, ref, status, start)  # type: ignore[misc]
-                )
-            except StoreError as error:
-                value, first, after, grown = page_data.failed(status, error), 0, start, []
-            shown = _shown(value)
-            if shown != last:
-                last = shown
-                yield _event("now", value)
-            if grown or (start is None and after is not None):
-                yield _event("grown", {"first": first, "passages": grown}, str(after))
-            start = after
+    named = ref(request)
+    known = request.headers.get("last-event-id") or request.query_params.get("from", "")
+    start = int(known) if known.isascii() and known.isdigit() and len(known) < 10 else None
+
+    async def view(status: Status) -> tuple[page_data.Head, bytes]:
+        nonlocal start
+        value, first, after, grown = await queries.ask(
+            lambda reader: _task(reader, named, status, start)
+        )
+        begins, start = start is None, after
+        said = {"first": first, "passages": grown}
+        return value, _event("grown", said, str(after)) if grown or begins else b""
+
+    return view
 
 
 def earlier(reader: StoreReader, ref: Ref, before: int) -> dict[str, Any]:
@@ -247,11 +245,6 @@ def facts(reader: StoreReader, ref: Ref, status: Status) -> page_data.TaskPage:
         kept=os.path.lexists(Path(folder, f"{ref.task}.json")),
         waits=page_data.parked(held),
     )
-
-
-def _shown(page: page_data.Head) -> bytes:
-    """Return what of a page is seen: when it was looked at is not."""
-    return msgspec.json.encode(msgspec.structs.replace(page, at=0.0))
 
 
 def _task(

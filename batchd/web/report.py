@@ -20,7 +20,8 @@ from typing import Any
 import msgspec
 
 from batchd import decoders, free_room, processes, words
-from batchd.records import Price, tasks
+from batchd.pricing import Compared
+from batchd.records import tasks
 from batchd.spool import files, outbox
 from batchd.store.queries import StoreReader
 from batchd.store.rows import BatchRow
@@ -47,7 +48,7 @@ class Style:
     #: Bytes of embedded transcripts.
     quota: int
     #: Models to compare the cost with, and what they cost.
-    compare: tuple[tuple[str, Price | None], ...] = ()
+    compare: Compared = ()
 
 
 def make(reader: StoreReader, batches: Sequence[BatchRow], beside: Path, style: Style) -> bytes:

@@ -13,8 +13,8 @@ from batchd.children import ChildBugError, ChildDiedError, Children
 from batchd.config import Config
 from batchd.daemon.listeners import Finisher
 from batchd.log import Action, get_logger
+from batchd.pricing import compared
 from batchd.records import Batch
-from batchd.web.batch_page import compared
 from batchd.web.report import ReportJob, Style
 
 #: The report's name in its batch's folder.
