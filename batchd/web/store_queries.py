@@ -10,8 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from batchd import trees
-from batchd.errors import BatchdError, StoreError, UnknownNameError
+from batchd.errors import BatchdError
 from batchd.observe.status import Observer, Status
 from batchd.records import Ref
 from batchd.spool import outbox
@@ -89,8 +88,6 @@ class StoreQueries:
         self.path = path
         self.excerpts = Excerpts()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
-        #: Readers that are not in use, each with which file it reads.
-        self._idle: list[tuple[StoreReader, tuple[int, int]]] = []
 
     async def ask(self, question: Callable[[StoreReader], T]) -> T:
         """Return what a question to the store returns. Raises ``StoreError``."""
@@ -101,34 +98,11 @@ class StoreQueries:
     def close(self) -> None:
         """Answer no more."""
         self._threads.shutdown(cancel_futures=True)
-        while self._idle:
-            self._idle.pop()[0].close()
 
     def _answer(self, question: Callable[[StoreReader], T]) -> T:
-        reader, file = self._take()
-        try:
-            answer = question(reader)
-        except UnknownNameError:
-            self._idle.append((reader, file))
-            raise
-        except BaseException:
-            reader.close()
-            raise
-        self._idle.append((reader, file))
-        return answer
-
-    def _take(self) -> tuple[StoreReader, tuple[int, int]]:
-        now = trees.identity(self.path)
-        while self._idle:
-            reader, file = self._idle.pop()
-            if file == now:
-                return reader, file
-            reader.close()
-        if now is None:
-            raise StoreError(
-                f"{self.path} is not there: nothing has run on this spool yet; `batchd run FILE` begins"
-            )
-        return StoreReader(self.path), now
+        # To open it takes half a millisecond, and another file may be in its place by now.
+        with StoreReader(self.path) as reader:
+            return question(reader)
 
 
 #: The time between two looks (seconds).
