@@ -85,6 +85,10 @@ class Terms(Struct, frozen=True, kw_only=True):
     #: What the task may use up. None: what its record says, as in older journals.
     limits: TaskLimits | None = None
 
+    def setup(self, purpose: Purpose) -> ModelSetup:
+        """Return how the model for ``purpose`` is called."""
+        return self.judge if purpose is Purpose.JUDGE else self.model
+
 
 class TaskStarted(Struct, frozen=True, kw_only=True):
     """The first event of every task that a worker took up."""

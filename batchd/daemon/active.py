@@ -93,4 +93,4 @@ class ActiveAttempt:
     def setup(self, purpose: Purpose) -> ModelSetup:
         """Return how the model for ``purpose`` is called."""
         assert self.terms is not None
-        return self.terms.judge if purpose is Purpose.JUDGE else self.terms.model
+        return self.terms.setup(purpose)

@@ -382,7 +382,6 @@ class Attempts:
             case wire.Progress(step=step, detail=detail):
                 active.step, active.detail, active.since = step, detail, time.time()
                 active.lines().step(step, detail)
-                main_loop.tell(lambda listener: listener.task_progress(ref, step, detail))
             case wire.Done():
                 self._done(active, message)
 

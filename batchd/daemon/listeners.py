@@ -52,9 +52,6 @@ class Listener:
         ``park``: what its call met; None: it was asked to.
         """
 
-    def task_progress(self, ref: Ref, step: str, detail: str) -> None:
-        """A task has begun to do something: ``model``, ``tool``, ``evaluating`` or ``waiting``."""
-
     def task_finished(self, ref: Ref, finished: TaskFinished) -> None:
         """A task has its result, which lies in the outbox."""
 

@@ -345,7 +345,7 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.terms is None:
             raise ValueError("the task has not started")
-        setup = self.terms.judge if purpose is Purpose.JUDGE else self.terms.model
+        setup = self.terms.setup(purpose)
         window = self.windows.get(setup.name)
         return setup if window is None else replace(setup, context_window=window)
 

@@ -103,9 +103,8 @@ class _Active:
     """A task that a worker works on."""
 
     terms: Terms
-    #: The latest call: what it is for, and its model.
-    purpose: Purpose = Purpose.AGENT
-    setup: ModelSetup | None = None
+    #: The latest request.
+    call: CallStarted | None = None
 
 
 class Metrics(Listener, Collector):
@@ -213,21 +212,18 @@ class Metrics(Listener, Collector):
     # What events record
 
     def _count(self, active: _Active, event: Event) -> None:
-        setup = active.setup
         match event:
             case CallStarted():
-                terms = active.terms
-                setup = terms.judge if event.purpose is Purpose.JUDGE else terms.model
-                active.setup, active.purpose = setup, event.purpose
+                active.call, setup = event, active.terms.setup(event.purpose)
                 self._begin(setup, event.purpose)
                 self._observe("model_call_wait_seconds", max(0.0, event.waited_s), setup.provider)
             case CallAnswered():
                 self._add("items_removed", by=len(event.answer.removed))
-                if setup is not None:
-                    self._count_answer(setup, active.purpose, event)
-            case CallFailed() if setup is not None:
-                model = self._named(setup)
-                self._add("model_calls", *model, active.purpose, "failed")
+                if call := active.call:
+                    self._count_answer(active.terms.setup(call.purpose), call.purpose, event)
+            case CallFailed() if call := active.call:
+                model = self._named(active.terms.setup(call.purpose))
+                self._add("model_calls", *model, call.purpose, "failed")
                 self._add("model_failures", *model, event.failure.kind)
             case ToolRan():
                 tool = event.call.name if event.call.name in _TOOLS else _OTHER

@@ -44,7 +44,7 @@ from batchd.events import (
 )
 from batchd.formats import ResultV1
 from batchd.log import Action
-from batchd.records import STANDARD, Batch, ModelSetup, Price, Purpose, Ref, TaskStatus
+from batchd.records import STANDARD, Batch, Price, Ref, TaskStatus
 from batchd.results import timestamp
 from batchd.store.store import Store
 from batchd.version import __version__
@@ -105,9 +105,6 @@ class _Active:
     terms: Terms
     #: A request without an outcome so far.
     call: CallStarted | None = None
-
-    def setup(self, call: CallStarted) -> ModelSetup:
-        return self.terms.judge if call.purpose is Purpose.JUDGE else self.terms.model
 
 
 class _Exporter(OTLPSpanExporter):
@@ -202,7 +199,7 @@ class Traces(Listener):
             case CallStarted():
                 active.call = event
             case CallAnswered() if call := active.call:
-                price = active.setup(call).price
+                price = active.terms.setup(call.purpose).price
                 said = _answered(event, price, content=self._content)
                 self._end_call(active, call, event.at, said)
             case CallFailed(failure=failure) if call := active.call:
@@ -232,7 +229,7 @@ class Traces(Listener):
     ) -> None:
         """Make the span of a request; ``said``: what its outcome adds to its attributes."""
         active.call = None
-        trace, setup = active.trace, active.setup(call)
+        trace, setup = active.trace, active.terms.setup(call.purpose)
         attributes = {
             "gen_ai.operation.name": "chat",
             "gen_ai.provider.name": setup.provider,
