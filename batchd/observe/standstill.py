@@ -19,15 +19,20 @@ def of_batch(
     parked: Iterable[Parking], batch: str, tasks: Sequence[TaskRow]
 ) -> tuple[Parking, ...]:
     """Return what keeps tasks of a batch from going on."""
-    left = [task for task in tasks if not task.status.final]
-    names = {
-        Scope.BATCH: {batch},
-        Scope.TASK: {str(task.ref) for task in left},
-        Scope.PROVIDER: {task.model.partition("/")[0] for task in left},
-        Scope.MODEL: {task.model for task in left},
-    }
-    return tuple(
-        each for each in parked if (each.name in names[each.scope] if each.scope in names else left)
+    left = (task for task in tasks if not task.status.final)
+    keys = {(Scope.BATCH, batch), *(key for task in left for key in _keys(task))}
+    return tuple(each for each in parked if (each.scope, each.name) in keys)
+
+
+def _keys(task: TaskRow) -> tuple[tuple[Scope, str], ...]:
+    """Return what of all that may be parked keeps a task."""
+    return (
+        (Scope.TASK, str(task.ref)),
+        (Scope.BATCH, task.ref.batch),
+        (Scope.PROVIDER, task.model.partition("/")[0]),
+        (Scope.MODEL, task.model),
+        (Scope.DAY, ""),
+        (Scope.ALL, ""),
     )
 
 
@@ -92,15 +97,7 @@ class WaitReasons:
         """Return what is parked and keeps a task from going on;
         what only people can end comes first, the newest first.
         """
-        keys = (
-            (Scope.TASK, str(task.ref)),
-            (Scope.BATCH, task.ref.batch),
-            (Scope.PROVIDER, task.model.partition("/")[0]),
-            (Scope.MODEL, task.model),
-            (Scope.DAY, ""),
-            (Scope.ALL, ""),
-        )
-        found = [each for key in keys for each in self._parked.get(key, ())]
+        found = [each for key in _keys(task) for each in self._parked.get(key, ())]
         return sorted(found, key=lambda p: (p.cause is not Cause.PAUSED, -p.since))
 
     def _causes(self, task: TaskRow, *, brief: bool) -> Iterator[str]:
