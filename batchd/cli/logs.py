@@ -40,28 +40,22 @@ _ASK_S = 1.0
 
 
 class Printer:
-    """What prints events as they come."""
+    """What prints events as they come; this one is for programs: an event as the transcript has it,
+    with its batch and task.
+    """
 
     def show(self, ref: Ref, event: Event) -> None:
         """Print an event."""
-        raise NotImplementedError
-
-    def wait(self, row: TaskRow | None) -> None:
-        """Show for the time of waiting what the one task that is followed does, where there is a
-        place for it; None: several are, or it is over.
-        """
-
-
-class JsonPrinter(Printer):
-    """The printer for programs: an event as the transcript has it, with its batch and task."""
-
-    def show(self, ref: Ref, event: Event) -> None:
-        """Print a line."""
         from batchd import results  # only with --json
 
         fields = json.loads(results.transcript([event]))
         record = {"batch": ref.batch, "task": ref.task, **fields}
         print(escape_json(json.dumps(record, ensure_ascii=False)), flush=True)
+
+    def wait(self, row: TaskRow | None) -> None:
+        """Show for the time of waiting what the one task that is followed does, where there is a
+        place for it; None: several are, or it is over.
+        """
 
 
 class LinePrinter(Printer):
@@ -190,9 +184,8 @@ def run(args: argparse.Namespace) -> int:
             formatting.complain(
                 "No daemon runs; more comes once `batchd serve` starts. Ctrl-C ends this."
             )
-        printer: Printer
         if args.json:
-            printer = JsonPrinter()
+            printer = Printer()
         elif args.lines or not task:
             printer = LinePrinter(reader.read(lookups.lengths, batch, task))
         else:

@@ -152,7 +152,7 @@ def _prompts_of_open(source: Gathered) -> Callable[[str], str]:
 def _more(task: TaskRecord, folder: int, beside: bool) -> dict[str, Any]:
     """Return what the page of a batch has of a task beside its line."""
     timing = task.result.timing if task.result else None
-    own, transcript = task.folder / task.row.ref.task, f"{task.row.ref.task}.jsonl"
+    own, transcript = task.source.folder / task.row.ref.task, f"{task.row.ref.task}.jsonl"
     linked = beside and task.row.directory == str(own) and own.is_dir()
     return {
         # Which of the batches it belongs to.
@@ -167,7 +167,7 @@ def _more(task: TaskRecord, folder: int, beside: bool) -> dict[str, Any]:
         # file that holds every step; empty: there is none.
         "own": f"{quote(task.row.ref.task)}/" if linked else "",
         "transcript": quote(transcript)
-        if beside and os.path.lexists(task.folder / transcript)
+        if beside and os.path.lexists(task.source.folder / transcript)
         else "",
     }
 

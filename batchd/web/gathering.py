@@ -24,23 +24,20 @@ from batchd.store.rows import BatchRow, TaskRow
 RESULTS = "results.jsonl"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TaskRecord:
     """What is known of one task."""
 
+    #: Its batch's tasks.
+    source: Gathered
     row: TaskRow
-    #: Its batch's, in the outbox.
-    folder: Path
     #: None: it has not ended, or it was pruned and its ``results.jsonl`` is gone.
     result: ResultV1 | None
-    #: Whether journals of its batch were dropped.
-    pruned: bool
-    reader: StoreReader
 
     @cached_property
     def events(self) -> list[Event]:
         """Its journal, read when it is asked for first; empty once it was pruned."""
-        return self.reader.read(lookups.events, self.row.ref)
+        return self.source.reader.read(lookups.events, self.row.ref)
 
 
 class Gathered:
@@ -49,6 +46,8 @@ class Gathered:
     def __init__(self, reader: StoreReader, batch: BatchRow) -> None:
         self.reader = reader
         self.batch = batch
+        #: In the outbox.
+        self.folder = Path(batch.batch.folder)
         self.rows = reader.tasks(batch.batch.name)
         self._kept: Mapping[str, ResultV1] = _kept(batch) if batch.pruned else {}
 
@@ -62,13 +61,7 @@ class Gathered:
         result = self._kept.get(row.ref.task)
         if row.status.final and (text := self.reader.result(row.ref)):
             result = decoders.decode(text, ResultV1)
-        return TaskRecord(
-            row=row,
-            folder=Path(self.batch.batch.folder),
-            result=result,
-            pruned=bool(self.batch.pruned),
-            reader=self.reader,
-        )
+        return TaskRecord(self, row, result)
 
     def __iter__(self) -> Iterator[TaskRecord]:
         return map(self.read, self.rows)

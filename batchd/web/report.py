@@ -117,7 +117,9 @@ class DetailBlocks:
         """Embed a task as far as there is room;
         return where its block stands, and how long it is.
         """
-        kept = task.row.started_at is not None and (not task.pruned or bool(task.events))
+        kept = task.row.started_at is not None and (
+            not task.source.batch.pruned or bool(task.events)
+        )
         if kept and self._left > 0:
             block = _packed(_details(task, in_full=True))
             if len(block) <= self._left:
@@ -171,7 +173,9 @@ def _details(task: TaskRecord, *, in_full: bool) -> dict[str, Any]:
         return found
     prompt = result.first_prompt[:most]
     size = _MOST_PATCH if in_full else _MOST_PATCH_SHORT
-    came = made.outcome(result, task.folder, answer=most, patch=size, names=500 if in_full else 20)
+    came = made.outcome(
+        result, task.source.folder, answer=most, patch=size, names=500 if in_full else 20
+    )
     return {
         **found,
         **came,
