@@ -160,7 +160,7 @@ class _Handlers:
         """Let a browser in that shows the token, once, or say whether it is."""
         gate = self.gate
         if "authorization" not in request.headers:
-            admitted = gate.open or gate.admits(session(request.scope, request.headers))
+            admitted = gate.open or gate.admits(session(request.scope))
             return as_json({"admitted": admitted})
         if not gate.open and (refusal := await refused(gate, request.headers)):
             return refusal

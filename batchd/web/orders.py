@@ -176,7 +176,7 @@ class Ordering:
         self._insist(request, wanted)
         if file is not (wanted.verb == "submit"):
             raise UsageError("a task file comes with the order to submit it, and with no other")
-        via = _giver(request, session(request.scope, request.headers))
+        via = _giver(request, session(request.scope))
         if file:
             data = await _body(request, wanted.size, _SLOWEST_FILE_S)
             return await self._submitted(wanted, data, via)
@@ -201,7 +201,7 @@ class Ordering:
 
     def _ticket(self, request: Request, wanted: WantedOrder) -> str:
         """Return what a yes to this very order shows, in this session."""
-        shown = session(request.scope, request.headers)
+        shown = session(request.scope)
         return f"{wanted.claim}.{self._gate.ticket(shown, msgspec.json.encode(wanted))}"
 
     def _insist(self, request: Request, wanted: WantedOrder) -> None:

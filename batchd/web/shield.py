@@ -15,11 +15,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
 import msgspec
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -224,7 +224,7 @@ class RequestShield:
             return None
         if "authorization" in headers:
             return await refused(self._gate, headers)
-        if self._gate.admits(session(scope, headers)):
+        if self._gate.admits(session(scope)):
             return None
         if "text/html" in headers.get("accept", ""):
             return Response(self._login, 401, {"WWW-Authenticate": "Bearer"}, "text/html")
@@ -234,7 +234,7 @@ class RequestShield:
         """Return why an order is not taken; None:
         it is this page's, in a browser that has shown the token.
         """
-        shown = session(scope, headers)
+        shown = session(scope)
         if not self._gate.admits(shown):
             why = "orders are for browsers that have signed in; scripts give them with the command batchd"
             return as_json({"error": why}, 401)
@@ -280,15 +280,9 @@ def as_json(value: object, code: int = 200, headers: Mapping[str, str] | None = 
     return Response(msgspec.json.encode(value), code, headers, "application/json")
 
 
-def session(scope: Scope, headers: Headers) -> str:
+def session(scope: Scope) -> str:
     """Return what a browser shows for having been let in before; empty: nothing."""
-    cookies: SimpleCookie = SimpleCookie()
-    try:
-        cookies.load(headers.get("cookie", ""))
-    except CookieError:
-        return ""
-    found = cookies.get(cookie_name(scope))
-    return found.value if found else ""
+    return HTTPConnection(scope).cookies.get(cookie_name(scope), "")
 
 
 def cookie_name(scope: Scope) -> str:
