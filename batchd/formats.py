@@ -414,7 +414,8 @@ class StatusV1(Struct, frozen=True, kw_only=True):
 def json_schema(kind: type) -> dict[str, Any]:
     """Return the JSON Schema of a published format."""
     (made,), definitions = components(kind)
-    return {**made, "$defs": definitions}
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": draft, **made, "$defs": definitions}
 
 
 def components(*kinds: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -430,5 +431,4 @@ def components(*kinds: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 def schema(kind: str) -> dict[str, Any]:
     """Return the JSON Schema of ``result``, ``summary`` or ``status``."""
-    made = json_schema({"result": ResultV1, "summary": SummaryV1, "status": StatusV1}[kind])
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+    return json_schema({"result": ResultV1, "summary": SummaryV1, "status": StatusV1}[kind])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from batchd import decoders, users
+from batchd import decoders, trees, users
 from batchd.errors import BatchdError, ForbiddenError, NoDaemonError, Problem, UnknownNameError
 from batchd.formats import StatusBatchV1, StatusV1, SummaryV1
 from batchd.log import escape
@@ -36,7 +36,7 @@ class MemberReader:
         """
         path = self._folder / outbox.STATUS
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, trees.OPEN_FILE)
         except FileNotFoundError:
             raise NoDaemonError(
                 f"there is no {path}: no daemon has run, or everybody may write that folder"

@@ -149,5 +149,4 @@ class NotificationV1:
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of a notification."""
-    made = json_schema(NotificationV1)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+    return json_schema(NotificationV1)

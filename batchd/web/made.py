@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from batchd import decoders
+from batchd import decoders, trees
 from batchd.errors import SandboxError, UnknownNameError
 from batchd.formats import ResultV1
 from batchd.observe import changes
@@ -24,8 +24,6 @@ from batchd.spool import outbox
 from batchd.store.queries import StoreReader
 from batchd.web import pages
 
-#: How files of a batch, and of its tasks, are opened: no link is followed.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: Bytes of a file that are sent at a time.
 _CHUNK = 1 << 18
 
@@ -33,7 +31,7 @@ _CHUNK = 1 << 18
 def published(file: Path) -> Iterator[bytes] | None:
     """Return a file of a batch's folder as it lies there; None: it does not."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(file, _FILE)
+        descriptor = os.open(file, trees.OPEN_FILE)
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return _chunks(descriptor)
         os.close(descriptor)
@@ -180,7 +178,7 @@ def _read(reader: StoreReader, ref: Ref, path: str, most: int) -> tuple[bytes, i
     with contextlib.suppress(OSError, SandboxError):
         top = directory.opened(result.dir)
         try:
-            file = directory.below(top, path, flags=_FILE)
+            file = directory.below(top, path, flags=trees.OPEN_FILE)
         finally:
             os.close(top)
         with open(file, "rb") as source:

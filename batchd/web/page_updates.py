@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -239,7 +239,7 @@ def facts(reader: StoreReader, ref: Ref, status: Status) -> page_data.TaskPage:
         batch=ref.batch,
         task=page_data.task(row, waiting.why(row), status.doing.get(ref)),
         prompt=prompt,
-        prompt_tree=_tree(prompt),
+        prompt_tree=prompt and pages.tree(prompt),
         pruned=reader.read(lookups.pruned, ref),
         folder=folder,
         kept=os.path.lexists(Path(folder, f"{ref.task}.json")),
@@ -270,12 +270,6 @@ def _passages(reader: StoreReader, ref: Ref, first: int, end: int) -> list[dict[
         for passage in passages(event, "")
         if passage.kind is not Kind.PROMPT
     ]
-
-
-@lru_cache(64)
-def _tree(prompt: str | None) -> Any:
-    """Return a prompt as Markdown: pages that are open ask for it again and again."""
-    return prompt and pages.tree(prompt)
 
 
 def _prompt(reader: StoreReader, ref: Ref, folder: str) -> str | None:

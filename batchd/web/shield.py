@@ -23,6 +23,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from batchd import trees
 from batchd.errors import NotPossibleError
 from batchd.records import policy
 from batchd.spool import files
@@ -57,7 +58,7 @@ def kept(state: Path) -> str:
 
 
 def _token_in(path: Path) -> str:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(path, trees.OPEN_FILE)
     with open(fd, "rb") as file:
         found = os.fstat(fd)
         text = file.read(1024) if stat.S_ISREG(found.st_mode) else b""

@@ -14,7 +14,7 @@ from batchd.cli.display import tables
 from batchd.cli.display.formatting import MARKS
 from batchd.cli.display.progress import Picture, ProgressScreen
 from batchd.cli.display.tables import Column
-from batchd.records import TaskStatus
+from batchd.records import Tally, TaskStatus
 from batchd.store.rows import TaskRow
 from batchd.views import last
 from batchd.words import duration, money
@@ -79,14 +79,14 @@ class LivePicture(ProgressScreen):
         batches = picture.batches
         total, done = sum(b.tasks for b in batches), sum(b.finished for b in batches)
         failed = sum(b.failed for b in batches)
-        costs = [b.tally.cost_usd for b in batches]
+        tally = sum((b.tally for b in batches), Tally())
         full = _BAR * done // max(1, total)
         return Text.assemble(
             ("━" * full, "green"),
             ("━" * (_BAR - full), "dim"),
             (f" {done}/{total}", "bold"),
             (f" {MARKS['error']} {failed}" if failed else "", "red"),
-            f" {sum(b.tally.total_tokens for b in batches):,} tokens",
-            f" {money(None if None in costs else sum(c for c in costs if c))}",
+            f" {tally.total_tokens:,} tokens",
+            f" {money(tally.cost_usd)}",
             (f" {duration(time.monotonic() - picture.begun)}", "dim"),
         )
