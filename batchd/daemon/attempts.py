@@ -119,10 +119,6 @@ class Attempts:
         for active in self.active:
             self.take(inputs.Halt(active.ref, Suspended(at=time.time(), cause="drain")))
 
-    def cancel(self, ref: Ref, message: str) -> None:
-        """End a task that has not ended."""
-        self.take(inputs.CancelOrdered(ref, CancelRequested(at=time.time(), message=message)))
-
     async def end_all(
         self, refs: Sequence[Ref], message: str, check: Callable[[], None] = wanted
     ) -> None:
@@ -143,14 +139,13 @@ class Attempts:
         def stop() -> None:
             for ref in refs:
                 if ref in active:
-                    self.cancel(ref, message)
+                    self.take(inputs.CancelOrdered(ref, wish))
 
         if not ends:
             stop()
             return
         try:
-            with self._publisher.ending_many():
-                await self._publisher.finish_all(ends, self._store.order, check=check, begun=stop)
+            await self._publisher.finish_all(ends, self._store.order, check=check, begun=stop)
         except NotPossibleError as error:
             done = sum(not self._lifecycle.open(end.ref) for end in ends)
             if not done:
@@ -179,7 +174,7 @@ class Attempts:
             self._forget(active)  # no worker works on it any more
         match effect:
             case End():
-                main_loop.spawn(self._publisher.finish(effect))
+                main_loop.spawn(self._publisher.finish_all([effect], self._store.write))
             case Publish():
                 main_loop.spawn(self._publisher.publish(effect.ref))
             case _ if active is None:

@@ -41,7 +41,8 @@ from batchd.errors import (
     SpoolLockedError,
     UsageError,
 )
-from batchd.events import Event, Suspended
+from batchd.events import CancelRequested, Event, Suspended
+from batchd.lifecycle import inputs
 from batchd.records import Ref, Scope
 from batchd.spool import claims
 from batchd.spool.outbox import PublishedFolder
@@ -328,7 +329,8 @@ class CancelsWhatStops(Listener):
     def task_event(self, ref: Ref, event: Event) -> None:
         """Do so."""
         if isinstance(event, Suspended):
-            self.daemon.attempts.cancel(ref, "at the worst time")
+            wish = CancelRequested(at=time.time(), message="at the worst time")
+            self.daemon.attempts.take(inputs.CancelOrdered(ref, wish))
 
 
 def test_a_cancel_that_meets_a_task_that_stops_is_not_lost(at: Control) -> None:
