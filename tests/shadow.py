@@ -45,7 +45,7 @@ def _differences(check: SelfCheck) -> Iterator[str]:
     for ref in active.keys() - entries.keys():
         yield f"{ref}: the lifecycle does not have it"
     for ref, entry in entries.items():
-        if check._batches.get(ref.batch) is None:
+        if check._batches.open(ref.batch) is None:
             yield f"{ref}: its batch is not open"
         phases = _phases(check, entry, active.get(ref))
         if entry.phase not in phases:

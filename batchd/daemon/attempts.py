@@ -119,6 +119,10 @@ class Attempts:
         for active in self.active:
             self.take(inputs.Halt(active.ref, Suspended(at=time.time(), cause="drain")))
 
+    def cancel(self, ref: Ref, message: str) -> None:
+        """End a task that has not ended."""
+        self.take(inputs.CancelOrdered(ref, CancelRequested(at=time.time(), message=message)))
+
     async def end_all(
         self, refs: Sequence[Ref], message: str, check: Callable[[], None] = wanted
     ) -> None:
@@ -139,13 +143,14 @@ class Attempts:
         def stop() -> None:
             for ref in refs:
                 if ref in active:
-                    self.take(inputs.CancelOrdered(ref, wish))
+                    self.cancel(ref, message)
 
         if not ends:
             stop()
             return
         try:
-            await self._publisher.finish_all(ends, self._store.order, check=check, begun=stop)
+            with self._publisher.ending_many():
+                await self._publisher.finish_all(ends, self._store.order, check=check, begun=stop)
         except NotPossibleError as error:
             done = sum(not self._lifecycle.open(end.ref) for end in ends)
             if not done:
@@ -174,7 +179,7 @@ class Attempts:
             self._forget(active)  # no worker works on it any more
         match effect:
             case End():
-                main_loop.spawn(self._publisher.finish_all([effect], self._store.write))
+                main_loop.spawn(self._publisher.finish(effect))
             case Publish():
                 main_loop.spawn(self._publisher.publish(effect.ref))
             case _ if active is None:

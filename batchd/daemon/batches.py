@@ -77,6 +77,10 @@ class OpenBatches:
         known = self._open.get(name)
         return known.batch if known else None
 
+    def open(self, name: str) -> OpenBatch | None:
+        """Return what is known of an open batch."""
+        return self._open.get(name)
+
     def ending(self) -> Iterator[tuple[Batch, int, int]]:
         """Yield each batch with something that has ended and is not published.
 

@@ -5,6 +5,7 @@ and every result that no worker wrote is written.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from batchd import results
 from batchd.daemon import main_loop, task_log
-from batchd.daemon.batches import OpenBatches
+from batchd.daemon.batches import OpenBatch, OpenBatches
 from batchd.daemon.outboxes import Outboxes
 from batchd.daemon.writes import DaemonStore
 from batchd.errors import BatchdError
@@ -60,6 +61,10 @@ class Publisher:
     _batches: OpenBatches
     #: By batch: tasks that ended before they began, and whose results are still to be written.
     _backlog: dict[str, list[str]] = field(default_factory=dict)
+    #: Orders that end many tasks right now, and the batches
+    #: whose results begin to be written after them.
+    _orders: int = 0
+    _after: list[Batch] = field(default_factory=list)
 
     def restore(self, restored: StoredWork) -> None:
         """Publish what the last daemon left, and end what comes after what has failed;
@@ -73,6 +78,35 @@ class Publisher:
             if ref not in here:
                 self._follow(inputs.Published(ref, status))
 
+    async def finish(self, end: End) -> None:
+        """End a task that no worker can end itself, and publish its result."""
+        events = await self._finish(end, self._store.write)
+        if end.details:
+            ref = end.ref
+            get_logger().error(
+                Action.TASK_FINISHED,
+                batch=ref.batch,
+                task=ref.task,
+                reason=end.reason,
+                details=end.details,
+            )
+        await self.publish(end.ref, events)
+
+    @contextlib.contextmanager
+    def ending_many(self) -> Iterator[None]:
+        """Write no results of what ``finish_all`` ends meanwhile:
+        who gave an order waits for the ends alone.
+        """
+        self._orders += 1
+        try:
+            yield
+        finally:
+            self._orders -= 1
+            if not self._orders:
+                for batch in self._after:
+                    main_loop.spawn(self._publish_all(batch))
+                self._after.clear()
+
     def give_up(self, ends: Iterable[End]) -> Coroutine[Any, Any, None]:
         """Take that tasks end which no worker has; to await what this returns ends them."""
         effects = [e for end in ends for e in self._lifecycle.take(inputs.GiveUp(end))]
@@ -85,57 +119,43 @@ class Publisher:
         write: Write,
         *,
         check: Callable[[], None] = wanted,
-        begun: Callable[[], None] | None = None,
+        begun: Callable[[], None] = lambda: None,
     ) -> None:
-        """End tasks that no worker can end itself, many in a transaction;
+        """End tasks that no worker has, many in a transaction;
         return once that is durable, before they are published.
 
         ``ends`` come batch by batch, each of a task that is ending. ``write``: how the store is
         written to; of what it raises, those that are left learn that their end is refused.
         ``check``: asked before the first transaction, in it: raises ``BatchdError`` where nothing
-        is to end. ``begun``: called once the first are durable, for an order: who gave it waits for
-        the ends alone, and no results are written before the last.
+        is to end. ``begun``: called once the first are durable.
         """
-        later: list[tuple[Batch, Sequence[str]]] | None = None if begun is None else []
         try:
             for number, some in enumerate(_grouped(ends)):
-                await self._finish_some(some, write, wanted if number else check, later)
-                if begun and not number:
+                await self._finish_some(some, write, wanted if number else check)
+                if not number:
                     begun()
         except BatchdError:
             for end in ends:
                 if not self._lifecycle.ended(end.ref):
                     self._follow(inputs.EndRefused(end.ref))
             raise
-        finally:
-            for batch, names in later or ():
-                self._publish_soon(batch, names)
 
     async def _finish_some(
-        self,
-        ends: Sequence[End],
-        write: Write,
-        check: Callable[[], None],
-        later: list[tuple[Batch, Sequence[str]]] | None,
+        self, ends: Sequence[End], write: Write, check: Callable[[], None]
     ) -> None:
         """End tasks of one batch:
         those that never began in one transaction, the others each in its own.
-
-        ``later``: takes what is to be published of the first; None: that begins at once.
         """
-        batch, now = self._open(ends[0].ref), time.time()
+        batch, now = self._open(ends[0].ref).batch, time.time()
         left = {end.ref.task: end for end in ends}
         tasks = {task.id: task for task in self._store.read(lookups.unbegun, batch.name, [*left])}
         fresh = [left.pop(name) for name in tasks]
         events = [(end.ref, _end_event(end, batch, tasks[end.ref.task], (), now)) for end in fresh]
         stored = await write(operations.finish_all, events, check=check)
-        for end, (_, event), is_end in zip(fresh, events, stored, strict=True):
-            self._ended(end, event, fresh=is_end)
+        for (ref, event), is_end in zip(events, stored, strict=True):
+            self._ended(ref, event, fresh=is_end)
         # What is durable by now is published, whatever becomes of those that have begun.
-        if later is None:
-            self._publish_soon(batch, [*tasks])
-        else:
-            later.append((batch, [*tasks]))
+        self._publish_soon(batch, [*tasks])
         work = (self._finish(end, write) for end in left.values())
         outcomes = await asyncio.gather(*work, return_exceptions=True)
         for end, outcome in zip(left.values(), outcomes, strict=True):
@@ -150,41 +170,39 @@ class Publisher:
             return  # the batch may be over before an order is
         begins = batch.name not in self._backlog
         self._backlog.setdefault(batch.name, []).extend(names)
-        if begins:
+        if begins and self._orders:
+            self._after.append(batch)
+        elif begins:
             main_loop.spawn(self._publish_all(batch))
 
-    def _open(self, ref: Ref) -> Batch:
+    def _open(self, ref: Ref) -> OpenBatch:
         """Return a task's batch, which is open as long as a task of it is not published."""
-        batch = self._batches.get(ref.batch)
-        assert batch is not None, "it has a task that is not published"
-        return batch
+        known = self._batches.open(ref.batch)
+        assert known is not None, "it has a task that is not published"
+        return known
 
     async def _finish(self, end: End, write: Write) -> Sequence[Event]:
         """Store a task's end, unless it has one; return all of its events."""
-        ref, batch = end.ref, self._open(end.ref)
+        ref, batch = end.ref, self._open(end.ref).batch
         task, events = (
             self._store.read(lookups.find_task, ref),
             self._store.read(lookups.events, ref),
         )
         event = _end_event(end, batch, task, events, time.time())
-        (fresh,) = await write(operations.finish_all, [(ref, event)])
-        self._ended(end, event, fresh=fresh)
+        fresh = await write(TaskTransaction.finish, ref, event, attempt=None)
+        self._ended(ref, event, fresh=fresh)
         return (*events, event) if fresh else self._store.read(lookups.events, ref)
 
-    def _ended(self, end: End, event: TaskFinished, *, fresh: bool) -> None:
+    def _ended(self, ref: Ref, event: TaskFinished, *, fresh: bool) -> None:
         """Note a durable end; if it is not ``fresh``, it is another one, and known."""
-        ref = end.ref
         self._lifecycle.take(inputs.Ended(ref, event.status))  # who ends it publishes it
         if fresh:
             task_log.write(ref, event)
             main_loop.tell(lambda listener: listener.task_event(ref, event))
-        if end.details:
-            about = {"batch": ref.batch, "task": ref.task, "reason": end.reason}
-            get_logger().error(Action.TASK_FINISHED, **about, details=end.details)
 
     async def publish(self, ref: Ref, events: Sequence[Event] = ()) -> None:
         """Write a task's files, and note it. ``events``: all of its own, where they are at hand."""
-        batch = self._open(ref)
+        batch = self._open(ref).batch
         folder = Path(batch.folder)
         events = events or self._store.read(lookups.events, ref)
         finished = events[-1]

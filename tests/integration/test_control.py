@@ -41,8 +41,7 @@ from batchd.errors import (
     SpoolLockedError,
     UsageError,
 )
-from batchd.events import CancelRequested, Event, Suspended
-from batchd.lifecycle import inputs
+from batchd.events import Event, Suspended
 from batchd.records import Ref, Scope
 from batchd.spool import claims
 from batchd.spool.outbox import PublishedFolder
@@ -329,8 +328,7 @@ class CancelsWhatStops(Listener):
     def task_event(self, ref: Ref, event: Event) -> None:
         """Do so."""
         if isinstance(event, Suspended):
-            wish = CancelRequested(at=time.time(), message="at the worst time")
-            self.daemon.attempts.take(inputs.CancelOrdered(ref, wish))
+            self.daemon.attempts.cancel(ref, "at the worst time")
 
 
 def test_a_cancel_that_meets_a_task_that_stops_is_not_lost(at: Control) -> None:

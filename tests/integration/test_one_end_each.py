@@ -95,9 +95,8 @@ def test_orders_and_outages_that_end_a_task_at_once_make_one_end(
             summary = tmp_path / "outbox/games/summary.json"
             written = summary.stat().st_mtime_ns
             # What comes after the batch's end changes nothing.
-            wish = CancelRequested(at=1.0, message="away")
             for ref in refs:
-                parts.attempts.take(inputs.CancelOrdered(ref, wish))
+                parts.attempts.cancel(ref, "away")
                 assert not [*_given_up(parts, [ref])]
             await parts.loop.idle(lambda: ())
             assert max(p.stat().st_mtime_ns for p in summary.parent.iterdir()) == written

@@ -112,7 +112,8 @@ def test_an_order_that_ends_many_for_long_is_no_stall(tmp_path: Path) -> None:
             for i in range(1, 1202):
                 end = End(Ref("b", f"{i:03d}"), TaskStatus.CANCELLED, Reason.USER, "no")
                 ends += daemon.lifecycle.take(inputs.GiveUp(end))
-            await daemon.publisher.finish_all(ends, looking, begun=lambda: None)
+            with daemon.publisher.ending_many():
+                await daemon.publisher.finish_all(ends, looking)
             await batch_done(daemon, "b")
 
     asyncio.run(scenario())
