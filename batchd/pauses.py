@@ -7,6 +7,7 @@ more than most looks do, and an idle one has nothing else to do.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -81,14 +82,19 @@ class ThreadsAside(Executor):
 
 
 async def aside(work: Callable[[], T], name: str) -> T:
-    """Return what some work returns, in a thread of its own.
+    """Return what some work returns, in a thread of its own; it goes on if nobody waits any more.
 
-    Raises what it raises; ``RuntimeError`` too, where no thread is to be had.
+    Raises what it raises, whatever that is; ``RuntimeError`` too, where no thread is to be had.
     """
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake(_: Future[T]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(ended.set)
+
     thread = ThreadsAside(name)
     outcome = thread.submit(work)
     thread.close()
-    try:
-        return await asyncio.wrap_future(outcome)
-    except TimeoutError:  # asyncio makes another one of it, which names no file
-        return outcome.result()
+    outcome.add_done_callback(wake)
+    await ended.wait()
+    return outcome.result()
