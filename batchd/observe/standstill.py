@@ -19,6 +19,8 @@ def of_batch(
     parked: Iterable[Parking], batch: str, tasks: Sequence[TaskRow]
 ) -> tuple[Parking, ...]:
     """Return what keeps tasks of a batch from going on."""
+    if not (parked := tuple(parked)):
+        return ()
     left = (task for task in tasks if not task.status.final)
     keys = {(Scope.BATCH, batch), *(key for task in left for key in _keys(task))}
     return tuple(each for each in parked if (each.scope, each.name) in keys)

@@ -106,7 +106,7 @@ class Status(Struct, frozen=True, kw_only=True):
         """What people read where no daemon says how it does."""
         if self.silent:
             return "The daemon does not answer: what follows is what the store says."
-        rest = "; what has not ended goes on then, where it was" if self.left else ""
+        rest = "; what has not ended goes on then" if self.left else ""
         return f"No daemon runs here; `batchd serve` starts one{rest}."
 
     @property

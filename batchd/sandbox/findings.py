@@ -79,9 +79,9 @@ def check(policy: SandboxPolicy) -> list[Finding]:
     if all(finding.ok for finding in findings):
         findings.append(_finding("sandbox", lambda: confining(found(), policy)))
     findings.append(_finding("sandbox view", lambda: _view(policy)))
-    way_tried = bool(policy.network) and all(finding.ok for finding in findings)
+    trial = bool(policy.network) and all(finding.ok for finding in findings)
     findings.append(
-        _finding("sandbox network", lambda: f"{_way_out(policy) if way_tried else ''}{_reach(policy)}")
+        _finding("sandbox network", lambda: f"{_way_out(policy) if trial else ''}{_reach(policy)}")
     )
     return findings
 

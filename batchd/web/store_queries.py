@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from batchd.errors import BatchdError
+from batchd.errors import BatchdError, StoreError
 from batchd.observe.status import Observer, Status
 from batchd.records import Ref
 from batchd.spool import outbox
@@ -101,7 +101,11 @@ class StoreQueries:
 
     def _answer(self, question: Callable[[StoreReader], T]) -> T:
         # To open it takes half a millisecond, and another file may be in its place by now.
-        with StoreReader(self.path) as reader:
+        try:
+            reader = StoreReader(self.path)
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be read: {error.strerror}") from error
+        with reader:
             return question(reader)
 
 
