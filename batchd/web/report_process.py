@@ -15,6 +15,7 @@ from batchd.daemon.listeners import Finisher
 from batchd.log import Action, get_logger
 from batchd.pricing import compared
 from batchd.records import Batch
+from batchd.sandbox import patiently
 from batchd.web.report import ReportJob, Style
 
 #: The report's name in its batch's folder.
@@ -57,11 +58,12 @@ class ReportMaker(Finisher):
             target=f"{batch.folder}/{NAME}",
             style=self._style[1],
         )
-        limit_s = config.report.timeout_s
+        job, limit_s = msgspec.json.encode(wanted), config.report.timeout_s
         large = self._large if tasks > _SMALL_REPORT_TASKS else contextlib.nullcontext()
         async with large, self._turns:
             try:
-                error = (await self._children.ask(msgspec.json.encode(wanted), limit_s)).decode()
+                # The machine may have no process to give at the moment when a batch ends.
+                error = (await patiently(lambda: self._children.ask(job, limit_s))).decode()
             except TimeoutError:
                 error = f"it took longer than {limit_s:g} s ([report] timeout_s)"
             except ChildDiedError:

@@ -1120,14 +1120,15 @@ def test_where_batchd_applies_nothing_it_says_what_to_type(spool: Any) -> None:
         assert refused.returncode == 3
         assert f"{notes} is no repository" in refused.stderr
     patch = spool.folder / "outbox/b/001.patch"
-    command = f"git -C {source} apply --directory=docs/own {patch}"
+    command = shlex.join(["git", "-C", str(source), "apply", "--directory=docs/own", str(patch)])
     assert refused.stderr.rstrip().endswith(command)
     git(source, *shlex.split(command)[3:])
     assert (notes / "notes.txt").read_text() == "1\n"
     if os.geteuid() == 0:
         os.chown(source, 0, 0)
         refused = spool.batchd("apply", "b/001", "--into", source)
-        assert f"by hand: git -C {source} apply {patch}" in refused.stderr
+        command = shlex.join(["git", "-C", str(source), "apply", str(patch)])
+        assert f"by hand: {command}" in refused.stderr
         assert "chown" not in refused.stderr
 
 
