@@ -52,10 +52,14 @@ class ThreadsAside(Executor):
         """Start them. Raises ``RuntimeError`` where the system has none to give."""
         self._count = count
         self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        for _ in range(count):
-            # A thread of the standard library's pools would be waited for at the end:
-            # for ever, on a disk that hangs.
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+        try:
+            for _ in range(count):
+                # A thread of the standard library's pools would be waited for at the end:
+                # for ever, on a disk that hangs.
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+        except RuntimeError:
+            self.close()  # those that did start would wait for work for ever
+            raise
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run a call in one of them."""

@@ -93,9 +93,9 @@ class Elsewhere(NamedTuple):
 def elsewhere(models: Compared, used: Sequence[Tokens]) -> list[Elsewhere]:
     """Return what the same tokens cost with other models, cheapest first, unknown prices last."""
     found = []
-    for model, price in models:
-        total = sum((price.cost_of_many(u) for u in used), Cost()).total if price else None
-        found.append(Elsewhere(model, price, total))
+    for model, known in models:
+        total = sum((known.cost_of_many(u) for u in used), Cost()).total if known else None
+        found.append(Elsewhere(model, known, total))
     return sorted(found, key=lambda each: (each.total is None, each.total or 0.0))
 
 

@@ -46,7 +46,10 @@ class Outboxes:
     _silent: dict[str, asyncio.Future[None]] = field(default_factory=dict)
 
     async def threads(self, disk: str) -> ThreadsAside:
-        """Return the threads of a disk. Raises ``OSError`` where none can be started."""
+        """Return the threads of a disk. Raises ``OSError`` where none can be started.
+
+        It waits for nothing itself: who has ``patiently`` try it again does.
+        """
         if disk not in self._disks:
             try:
                 self._disks[disk] = ThreadsAside("disk", _THREADS)
