@@ -17,6 +17,9 @@ _MOST_LINES, _MOST_SAID = 20, 2000
 #: What it holds of what the worker said and nobody has read, in bytes.
 _MOST_HELD = 16 << 20
 _READ = 1 << 16
+#: What the worker says within so long of its first word goes up in one call (seconds): of a model
+#: call's CPU, 2.0 times a local one's, that leaves 1.7 times.
+_TOGETHER_S = 0.015
 
 
 class Actor:
@@ -94,6 +97,7 @@ class Actor:
             del self._held[: read - self._first]
             self._first = read
             self._change.notify_all()
-            self._change.wait_for(lambda: self._held or self._ended, wait_s)
+            if self._change.wait_for(lambda: self._held or self._ended, wait_s):
+                self._change.wait_for(lambda: len(self._held) >= most or self._ended, _TOGETHER_S)
             data = bytes(self._held[:most])
             return data, "" if data else self._ended

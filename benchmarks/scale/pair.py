@@ -105,12 +105,13 @@ def outbox(folder: Path, batch: str) -> dict[str, Any]:
 
 
 def timeless(value: Any) -> Any:
-    """Return a value of JSON without what is a time by its key."""
+    """Return a value of JSON without what is a time by its key, or a median of such."""
     if isinstance(value, list):
         return [timeless(each) for each in value]
     if not isinstance(value, dict):
         return value
-    return {key: timeless(each) for key, each in value.items() if not key.endswith(("_s", "_at"))}
+    times = ("_s", "_at", "_s_median")
+    return {key: timeless(each) for key, each in value.items() if not key.endswith(times)}
 
 
 def differences(here: Any, there: Any, at: str = "") -> Iterator[str]:
