@@ -29,6 +29,8 @@ from attacking import (
 )
 from patience import PATIENCE_S, until
 
+pytestmark = pytest.mark.in_turns
+
 #: What lies in homes and states, each with a secret in it.
 FILES = (
     *("home/.ssh/id_ed25519", "home/.aws/credentials", "home/.netrc", "home/.docker/config.json"),

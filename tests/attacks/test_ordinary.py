@@ -12,6 +12,8 @@ import pytest
 from attacking import Attack, living_in
 from camp import Camp, does, says
 
+pytestmark = pytest.mark.in_turns
+
 
 def test_an_ordinary_command_works(attack: Attack) -> None:
     """It writes, reads, and returns its exit code."""

@@ -17,9 +17,12 @@ from pathlib import Path
 import pytest
 from arena import CALLS, Arena, Model, tasks, until
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root reads what a sealed process asks of the kernel"
-)
+pytestmark = [
+    pytest.mark.in_turns,
+    pytest.mark.skipif(
+        os.geteuid() != 0, reason="only root reads what a sealed process asks of the kernel"
+    ),
+]
 
 _CALLS = (
     "write,writev,pwrite64,pwritev,pwritev2,fsync,fdatasync,sync_file_range,rename,renameat,renameat2,"

@@ -15,6 +15,8 @@ from batchd.spool import taskfile
 from batchd.spool.outbox import batch_name
 from batchd.store.queries import StoreReader
 
+pytestmark = pytest.mark.in_turns
+
 
 def drop(spool: Any, name: str, *tasks: dict[str, Any], **batch: Any) -> None:
     """Drop a file, and wait until its batch is in the store."""

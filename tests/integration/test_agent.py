@@ -51,6 +51,8 @@ from batchd.records import (
 from batchd.sandbox import Sandbox
 from batchd.taskstate import TaskState, Verdict, fold
 
+pytestmark = pytest.mark.in_turns
+
 
 @dataclass
 class Grantor:

@@ -22,6 +22,8 @@ from batchd.records import SandboxPolicy
 from batchd.sandbox import Sandbox
 from tests.conftest import Spool
 
+pytestmark = pytest.mark.in_turns
+
 _KEY = "sk-hush-4711-0815"
 
 

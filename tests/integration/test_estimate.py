@@ -17,6 +17,8 @@ from batchd.records import Ref
 from batchd.store import lookups
 from batchd.store.queries import StoreReader
 
+pytestmark = pytest.mark.in_turns
+
 _PRICES = """\
 [models."standin/{model}"]
 input_usd_per_mtok = 3.0

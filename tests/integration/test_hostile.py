@@ -22,6 +22,8 @@ from batchd.llm.answer import MAX_TEXT_CHARS
 from batchd.records import ToolCall
 from tests.integration.test_agent import Scene, scene, task
 
+pytestmark = pytest.mark.in_turns
+
 _MB = 1 << 20
 _CALL = '{"name": "shell", "arguments": {"command": "echo hi"}}'
 _DONE = {"content": "Done."}

@@ -26,6 +26,8 @@ from batchd.spool import claims, files, folder_watch, inbox, ulid
 from batchd.spool.claims import Claim, lying
 from batchd.spool.inbox import Inbox
 
+pytestmark = pytest.mark.in_turns
+
 TASK = b'{"first_prompt": "x"}'
 
 

@@ -17,6 +17,8 @@ from patience import PATIENCE_S
 from batchd.records import SandboxPolicy
 from batchd.sandbox import CommandEnd, Sandbox
 
+pytestmark = pytest.mark.in_turns
+
 AS_ROOT = os.geteuid() == 0
 
 

@@ -24,6 +24,8 @@ from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 from tests.integration.test_control import Control
 
+pytestmark = pytest.mark.in_turns
+
 #: Renames a terminal's window, wipes it, and shows progress.
 EVIL = r"printf '\033]0;owned\007\033[2J'; printf '10 %%\r100 %%\r\n\033[32mgreen\033[0m\n'; exit 1"
 

@@ -164,6 +164,7 @@ def _guards(pid: int) -> bool:
     return b"read -r nothing" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("before", "said"),
     [

@@ -23,6 +23,8 @@ from batchd.spool import claims, outbox
 from batchd.store import operations
 from batchd.store.store import Store
 
+pytestmark = pytest.mark.in_turns
+
 
 @dataclass
 class Spool:

@@ -32,6 +32,8 @@ from batchd.store import lookups, operations
 from batchd.store.queries import StoreReader
 from tests.conftest import Spool
 
+pytestmark = pytest.mark.in_turns
+
 T = TypeVar("T")
 
 _CONFIG = """\

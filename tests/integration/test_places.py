@@ -25,6 +25,8 @@ from batchd.config import trust
 from batchd.errors import ConfigError, NoDaemonError
 from batchd.spool.task_directories import TaskDirectories
 
+pytestmark = pytest.mark.in_turns
+
 
 @dataclass(frozen=True)
 class Person:

@@ -15,6 +15,8 @@ from patience import PATIENCE_S
 from batchd.records import SandboxPolicy
 from batchd.sandbox import Sandbox
 
+pytestmark = pytest.mark.in_turns
+
 #: Longer than the watch takes to look twice (microseconds).
 _HELD_US = 1_000_000
 #: Less than any disk holds, and than what others have in memory here.

@@ -20,6 +20,8 @@ from batchd import control
 from batchd.errors import NoDaemonError
 from tests.conftest import CONFIG, NO_REPORT
 
+pytestmark = pytest.mark.in_turns
+
 _TASK = json.dumps({"tasks": [{"first_prompt": "go"}]})
 
 

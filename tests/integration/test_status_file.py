@@ -22,6 +22,8 @@ from batchd.cli import shipped
 from batchd.spool import outbox
 from tests.conftest import NO_REPORT, Spool, stand_in
 
+pytestmark = pytest.mark.in_turns
+
 #: In every text of a task, of a provider and of a path.
 _CANARY = "canary4711"
 _CONFIG = """\

@@ -48,6 +48,8 @@ from batchd.store.rows import SpentMoney
 from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 
+pytestmark = pytest.mark.in_turns
+
 T = TypeVar("T")
 
 _PRICE = Price(rates=(Rate(input=1.0, cached_input=0.1, output=2.0),), source="config")

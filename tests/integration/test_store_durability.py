@@ -26,6 +26,8 @@ from batchd.store.store import Store
 from batchd.store.task_transaction import TaskTransaction
 from batchd.taskstate import fold
 
+pytestmark = pytest.mark.in_turns
+
 CHILD = Path(__file__).with_name("store_child.py")
 
 

@@ -16,6 +16,8 @@ from batchd.records import SandboxPolicy
 from batchd.sandbox import Sandbox
 from tests.conftest import Spool
 
+pytestmark = pytest.mark.in_turns
+
 #: Is interrupted the first time, and passes where it finds what it left then in the task's /tmp.
 TWICE = "if [ -e /tmp/seen ]; then cat /tmp/seen > kept; else echo x > /tmp/seen; touch started; sleep 60; fi"
 

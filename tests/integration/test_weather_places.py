@@ -225,6 +225,7 @@ def test_a_check_names_a_folder_that_hangs(tmp_path: Path, model_server: str, wh
     assert [line[1] for line in lines if line[0] == "failed"] == [what]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("what", ["inbox", "outbox", "state"])
 def test_commands_end_though_a_folder_hangs(tmp_path: Path, model_server: str, what: str) -> None:
     """A start, a run and an order need it: each says within seconds that it does not answer,

@@ -25,7 +25,7 @@ from tests.browser.test_web_orders import _signed_in as signed_in
 from tests.conftest import CONFIG, NO_REPORT, Spool
 from tests.integration.test_web_orders import Browser, sign_in
 
-pytestmark = needs_git
+pytestmark = [needs_git, pytest.mark.in_turns]
 
 
 @dataclass(frozen=True)
