@@ -274,7 +274,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _waiting(items: Iterable[pytest.Item], seed: str) -> set[pytest.Item]:
     """Return those of files whose tests take turns that have theirs another time:
-    seven of eight of each file.
+    nine of ten of each file.
     """
     by_file = defaultdict(lambda: defaultdict(list))
     for item in items:
@@ -282,7 +282,7 @@ def _waiting(items: Iterable[pytest.Item], seed: str) -> set[pytest.Item]:
             by_file[item.path][item.nodeid.partition("[")[0]].append(item)
     waiting = set()
     for file, tests in by_file.items():
-        for test in random.Random(f"{seed} {file.name}").sample([*tests], len(tests) * 7 // 8):
+        for test in random.Random(f"{seed} {file.name}").sample([*tests], len(tests) * 9 // 10):
             waiting.update(tests[test])
     return waiting
 

@@ -20,7 +20,8 @@ def limited(attack: Attack, source: Path) -> Iterator[Limited]:
         yield limited
 
 
-_USER_SITE = 'site=$(python3 -m site --user-site); mkdir -p "$site"'
+# -s: what is there already ends no interpreter before it has said the path.
+_USER_SITE = 'site=$(python3 -s -m site --user-site); mkdir -p "$site"'
 _PYTHON = f"{_USER_SITE}; echo 'import os; os._exit(0)' > \"$site/usercustomize.py\""
 _WRITTEN = 'until [ -e "$site/usercustomize.py" ]; do sleep 0.01; done'
 #: What a model leaves outside of its directory, and a check that cannot pass, but by that.

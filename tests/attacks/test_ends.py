@@ -33,7 +33,7 @@ LAST_ACTS = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 @pytest.mark.stopped_by("pids")
 @pytest.mark.parametrize("act", LAST_ACTS)
 def test_nothing_outlives_a_command(attack: Attack, act: str) -> None:

@@ -77,7 +77,7 @@ def _repository(camp: Camp) -> Path:
 _ROOT = '[workspace]\nroot = "{}"\n'
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.stopped_by("triggers")
 @pytest.mark.parametrize("what", PLANTS)
 def test_what_would_run_for_a_user_of_the_directory_is_reported(camp: Camp, what: str) -> None:

@@ -428,6 +428,7 @@ def test_a_failure_dooms_all_that_comes_after_it() -> None:
     assert turns.take(8) == [_ref("d")]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("shared", [False, True])
 def test_100_000_tasks_are_cheap(shared: bool) -> None:
     """A hundred thousand tasks go in and out without rescans, in one directory or in many."""

@@ -305,8 +305,8 @@ def test_one_failure_of_many_is_no_full_success() -> None:
     """However many tasks there are, a success rate of 1, and 100 % for people, mean all of them."""
     completed = text_of(PRICE)
     failed = completed.replace('"status": "completed"', '"status": "error"')
-    summary = valid("summary", summary_of(BATCH, [failed, *[completed] * 24_999], 1e9))
-    assert summary["success_rate"] == 0.99996
+    summary = valid("summary", summary_of(BATCH, [failed, *[completed] * 4_999], 1e9))
+    assert summary["success_rate"] == 0.9998
     assert "99.9 %" in "\n".join(lines(summary))
     assert [percent(p) for p in (0, 0.00001, 0.5, 2 / 3, 0.99999, 1)] == [
         *("0.0 %", "0.1 %", "50.0 %", "66.7 %", "99.9 %", "100.0 %"),
