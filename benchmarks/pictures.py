@@ -36,7 +36,6 @@ FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
 #: What a repository carries for a picture, in bytes.
 MOST = 150_000
 COLUMNS, LINES = 130, 27
-#: A cell, in points.
 #: How long the picture of `top` is waited for, and the batch (seconds).
 WORK_S, PATIENCE_S = 28.0, 240.0
 #: The terminal's colours, as the pages have them in the dark: background, text, and the eight.
