@@ -246,6 +246,12 @@ class RoundEvaluated(Struct, frozen=True, kw_only=True):
     links: Mapping[str, str] = msgspec.field(default_factory=dict)
     #: Whether the round ended since the model repeated itself, and not since it was done.
     looped: bool = False
+    #: Whether it came before the first call, of no round.
+    first: bool = False
+    #: What the last line of a check says.
+    score: float | None = None
+    #: Whether a check gave two verdicts on the same files.
+    flaky: bool = False
 
 
 class Compacted(Struct, frozen=True, kw_only=True):

@@ -208,6 +208,11 @@ class ResultV1(Struct, frozen=True, kw_only=True):
     iterations: int
     #: The last verdict.
     evaluation: Evaluation | None
+    #: The number that the last line of its check's output gives, as in ``score: 0.83``.
+    #: Left out of older results.
+    score: float | None = None
+    #: Whether its check gave two verdicts on the same files. Left out of older results.
+    flaky: bool = False
     usage: TotalUsageV1
     cost: CostV1
     timing: TimingV1

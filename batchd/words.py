@@ -98,6 +98,14 @@ def near_limits(shares: Mapping[str, float]) -> str:
     return ", ".join(f"{share:.0%} of {key}".replace("%", " %", 1) for key, share in shares.items())
 
 
+def of_check(score: float | None, *, first: bool, flaky: bool) -> str:
+    """Return what else there is to say of a verdict, behind it: of most nothing."""
+    said = [f"score {score:g}"] if score is not None else []
+    said += ["before any work"] if first else []
+    said += ["a flaky check"] if flaky else []
+    return f" ({', '.join(said)})" if said else ""
+
+
 def unsettled(usd: float) -> str:
     """Return which part of what counts as spent may not have been:
     of calls without an answer on record.

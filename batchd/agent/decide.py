@@ -22,6 +22,11 @@ from batchd.records import (
 )
 from batchd.taskstate import TaskState, Verdict
 
+_PROVES_NOTHING = (
+    "its check passes before any work, and so proves nothing: make it fail on what is not done yet, "
+    "or leave check_first out"
+)
+
 
 class CallModel(Struct, frozen=True):
     """Ask the model for its next answer, the judge for a verdict, or for a summary."""
@@ -47,6 +52,8 @@ class Evaluate(Struct, frozen=True):
     by: Literal["check", "output_schema"]
     #: Whether a pass settles the round: nothing is left to ask.
     last: bool
+    #: Whether it comes before the first call.
+    first: bool = False
 
 
 class Conclude(Struct, frozen=True):
@@ -74,6 +81,13 @@ def decide(task: Task, state: TaskState, now: float) -> Step:
             Reason.WALL_CLOCK,
             f"stopped after {task.limits.timeout_s:g} s of work (limits.timeout_s)",
         )
+    if task.check_first and not state.iterations:
+        if state.first is None:
+            return Evaluate("check", last=True, first=True)
+        if state.first.done and task.check_first == "must_fail":
+            return _error(Reason.EVALUATOR, _PROVES_NOTHING)
+        if state.first.done:
+            return Finish(Verdict(status=TaskStatus.COMPLETED))
     if state.pending:
         return RunTool(state.pending[0], state.in_doubt)
     if state.loops > 1 and not state.circles:

@@ -34,6 +34,7 @@ _MISSES = re.compile(r"HOME|/tmp/|no such file|not found|no module named|denied"
 #: Of a judge's feedback, which goes into the conversation, so many characters are kept:
 #: it is asked for two sentences.
 _FEEDBACK = 8000
+_SCORE = re.compile(r"^score: *([-+]?\d{1,15}(?:\.\d{1,15})?)\s*\Z", re.MULTILINE)
 _FENCE = re.compile(r"\A\s*```\w*[ \t]*\r?\n(.*?)\n?```\s*\Z", re.DOTALL)
 
 
@@ -86,6 +87,12 @@ async def check(
     done = ran.exit_code == 0 and not ran.timed_out and not ran.excess
     feedback = f"`{command}`: {end}\n{ran.output}".strip()
     return Evaluation(by="check", done=done, feedback="" if done else feedback), ran
+
+
+def score(output: str) -> float | None:
+    """Return the number of a check's last line, ``score: 0.83``; None: it has none."""
+    found = _SCORE.search(output)
+    return float(found[1]) if found else None
 
 
 async def at_the_end(place: Workplace, verdict: Verdict) -> Verdict:

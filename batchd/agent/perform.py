@@ -322,25 +322,49 @@ class Performer:
         self._look.forget()
         self._host.progress("evaluating", step.by)
         with self._host.stop.interruptible():
-            judged = await self._leading_out(state, step.by)
+            judged = None if step.first else await self._leading_out(state, step.by)
             if judged is None and step.by == "check":
-                timeout_s = self._left(self._task.limits.tool_timeout_s)
-                most = context.output_bytes(state.setup(Purpose.AGENT))
-                apart = state.terms is not None and state.terms.check_in == "apart"
-                verdict, ran = await evaluate.check(
-                    self._place, self._task.check, timeout_s, most, apart=apart
-                )
-                # What it has run of the model's may have made some.
-                links = await self._leading_out(state, step.by) if verdict.done else None
-                judged = links or self._verdict(verdict, state, last=step.last)
-                judged = replace(
-                    judged, refused=ran.refused, excess=ran.excess, seconds=ran.seconds
-                )
+                judged = await self._check(step, state)
             elif judged is None:
                 verdict = await evaluate.output_schema(self._task.output_schema or {}, state.answer)
                 judged = self._verdict(verdict, state, last=step.last)
         waited_s += await self.kept()
         return replace(judged, waited_s=waited_s)
+
+    async def _check(self, step: Evaluate, state: TaskState) -> RoundEvaluated:
+        """Return the verdict of the task's own check:
+        it accepts where each of its runs does, on the same files.
+        """
+        most = context.output_bytes(state.setup(Purpose.AGENT))
+        apart = state.terms is not None and state.terms.check_in == "apart"
+        times, seconds = 0, 0.0
+        while True:
+            timeout_s = self._left(self._task.limits.tool_timeout_s)
+            verdict, ran = await evaluate.check(
+                self._place, self._task.check, timeout_s, most, apart=apart
+            )
+            times, seconds = times + 1, seconds + ran.seconds
+            if not verdict.done or step.first or times == self._task.check_runs:
+                break
+        # One that was ended has compared nothing.
+        flaky = times > 1 and not verdict.done and not ran.timed_out and not ran.excess
+        if flaky:
+            verdict = replace(verdict, feedback=prompts.flaky(times) + verdict.feedback)
+        if step.first and verdict.done:
+            verdict = replace(verdict, already_true=True)
+        # What it has run of the model's may have made some.
+        links = await self._leading_out(state, step.by) if verdict.done and not step.first else None
+        judged = links or self._verdict(verdict, state, last=step.last)
+        return replace(
+            judged,
+            final=judged.final and not step.first,
+            refused=ran.refused,
+            excess=ran.excess,
+            seconds=seconds,
+            first=step.first,
+            score=evaluate.score(ran.output),
+            flaky=flaky,
+        )
 
     def _verdict(self, verdict: Evaluation, state: TaskState, *, last: bool) -> RoundEvaluated:
         return RoundEvaluated(

@@ -206,6 +206,11 @@ def leading_out(links: Mapping[str, str] | None) -> str:
     return "\n".join((_LEADING_OUT, *lines[:_NAMED], *more))
 
 
+def flaky(runs: int) -> str:
+    """Return what stands before the refusal of a check that accepted the same files before."""
+    return f"Run {runs} of the check refuses the files that run {runs - 1} accepted: it is flaky.\n"
+
+
 def plain(path: str) -> str:
     """Return a path on one line, and not too long."""
     text = "".join(letter if letter.isprintable() else "?" for letter in path)

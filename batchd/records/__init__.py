@@ -65,6 +65,7 @@ from batchd.records.tasks import (
     BatchStatus as BatchStatus,
     Cause as Cause,
     Change as Change,
+    CheckFirst as CheckFirst,
     CheckIn as CheckIn,
     ErrorInfo as ErrorInfo,
     Evaluation as Evaluation,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from annotated_types import Ge, Gt, Le
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from batchd.records.models import AskedEffort
 from batchd.records.money import STANDARD, Tier
@@ -183,6 +183,8 @@ class Patch(Struct, frozen=True, kw_only=True):
 Evaluator: TypeAlias = Literal["judge", "none"]
 #: Where a check runs: with an empty home and /tmp, or with those of the task's commands.
 CheckIn: TypeAlias = Literal["apart", "task"]
+#: Whether a check runs before the first call, and whether it must fail then.
+CheckFirst: TypeAlias = Literal[False, True, "must_fail"]
 #: Whose verdict it is.
 VerdictBy: TypeAlias = Literal["check", "output_schema", Evaluator]
 #: What a task at work does right now; for people.
@@ -296,6 +298,9 @@ class Task:
     #: A shell command; exit 0 accepts the round.
     check: str = ""
     check_in: CheckIn = "apart"
+    check_first: CheckFirst = False
+    #: How often a check must accept the same files.
+    check_runs: int = 1
     #: A JSON Schema that the final answer must satisfy.
     output_schema: Mapping[str, Any] | None = None
     limits: TaskLimits = field(default_factory=TaskLimits)
@@ -409,6 +414,8 @@ class Evaluation(Struct, frozen=True, kw_only=True):
     by: VerdictBy
     done: bool
     feedback: str = ""
+    #: Whether the check passed before the first call. Left out where it did not.
+    already_true: bool | UnsetType = UNSET
 
 
 class ErrorInfo(Struct, frozen=True, kw_only=True):

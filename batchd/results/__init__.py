@@ -98,6 +98,8 @@ def result(
         answer=state.answer,
         iterations=state.iterations,
         evaluation=state.evaluation,
+        score=state.score,
+        flaky=state.flaky,
         usage=figures.used(state.spend, state.unsettled_calls),
         cost=figures.paid(state),
         timing=TimingV1(

@@ -30,7 +30,10 @@ _SUGGESTIONS = 5
 _CYCLES = 20
 
 #: Keys that a task takes as they are given; where they are not, the record's own defaults count.
-_AS_GIVEN = ("effort", "system_prompt", "priority", "output_schema", "network", "metadata")
+_AS_GIVEN = (
+    *("effort", "system_prompt", "priority", "output_schema", "network", "metadata"),
+    *("check_first", "check_runs"),
+)
 #: How the complaint ends of a path where nothing is, or no directory, and what may stand there.
 _ABSENT = ("does not exist", "is not a directory")
 _DIR = "make it, or leave dir out for a fresh directory"
@@ -178,6 +181,17 @@ def _contradictions(batch: BatchKeys, spec: TaskSpec) -> Iterator[tuple[Place, P
     if (spec.workspace or batch.workspace) == "copy" and not directory and not repo:
         why = "there is no dir to copy"
         yield ("workspace",), Problem("", why, "name one, or leave workspace out")
+
+    def key(name: str) -> Any:
+        return _first(getattr(spec, name), getattr(batch, name))
+
+    for name in ("check_first", "check_runs"):
+        if key(name) and not key("check"):
+            yield (name,), Problem("", "there is no check to run", f"give one, or leave {name} out")
+    asked_too = key("evaluator") == "judge" or key("output_schema") is not None
+    if key("check_first") is True and asked_too:
+        why = "a check that passes would end the task before the judge or the schema is asked"
+        yield ("check_first",), Problem("", why, 'set "must_fail", or leave one of them out')
 
 
 def _place(

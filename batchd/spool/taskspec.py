@@ -28,7 +28,7 @@ from pydantic_core.core_schema import ModelSchema
 
 from batchd.config import providers, sections
 from batchd.config.sections import left_open
-from batchd.records import CheckIn, Effort, Evaluator, Tier
+from batchd.records import CheckFirst, CheckIn, Effort, Evaluator, Tier
 from batchd.records.tasks import Amount
 
 #: Files of a batch that are no task's.
@@ -173,6 +173,11 @@ class Defaults(Spec):
     #:
     #: Default: [evaluation] check_in.
     check_in: CheckIn | None = None
+    #: true: it runs before the first call too, and a task whose check passes is done;
+    #: must_fail: one whose check passes then ends as an error.
+    check_first: CheckFirst | None = None
+    #: How often a check must accept the same files; default 1.
+    check_runs: Annotated[int, Field(ge=1, le=100)] | None = None
     #: A JSON Schema that the final answer must satisfy.
     output_schema: dict[str, Any] | None = None
     #: What it may use up, over [limits]; 0 means no limit.

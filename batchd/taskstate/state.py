@@ -222,8 +222,14 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     evaluations: tuple[Evaluation, ...] = ()
     #: The judge's answers in this round that brought no verdict yet.
     judged: tuple[Answer, ...] = ()
+    #: The verdict before the first call, where the task asks for one.
+    first: Evaluation | None = None
     #: The last verdict of all.
     evaluation: Evaluation | None = None
+    #: The last score that its check gave, and whether that ever
+    #: gave two verdicts on the same files.
+    score: float | None = None
+    flaky: bool = False
     #: Links that rounds were refused for: by path, with what they hold.
     links: Mapping[str, str] = msgspec.field(default_factory=dict)
     #: A summary of the conversation's middle that is paid but not applied yet.
@@ -391,7 +397,7 @@ def lost(state: TaskState, words: str) -> TaskState:
     done = state.verdict is not None and state.verdict.status is TaskStatus.COMPLETED
     if done:
         state = replace(state, verdict=None, rounds=state.rounds - 1)
-    state = replace(state, evaluations=(), judged=(), stopped=False, looped=False)
+    state = replace(state, evaluations=(), judged=(), stopped=False, looped=False, first=None)
     return _informed(state, files_lost=True, unsaid=words)
 
 
@@ -424,7 +430,12 @@ def round_evaluated(state: TaskState, event: RoundEvaluated) -> TaskState:
     goes on with feedback, or has gone in circles.
     """
     verdict = event.evaluation
-    state = replace(state, evaluation=verdict, judged=(), tool_s=state.tool_s + event.seconds)
+    state = replace(state, tool_s=state.tool_s + event.seconds, flaky=state.flaky or event.flaky)
+    if verdict.by == "check":
+        state = replace(state, score=event.score)
+    if event.first:
+        return replace(state, first=verdict, evaluation=verdict if verdict.done else None)
+    state = replace(state, evaluation=verdict, judged=())
     if not event.final:
         return replace(state, evaluations=(*state.evaluations, verdict))
     looped, before = state.looped, state.loop

@@ -26,7 +26,7 @@ from batchd.log import Action
 from batchd.records import STANDARD, Evaluation, FailureKind, Purpose, Reason, ToolCall, Usage
 from batchd.views import view
 from batchd.views.view import Kind, Line, Mark, Passage, View, logged, quoted, tokens
-from batchd.words import counted, duration
+from batchd.words import counted, duration, of_check
 
 
 class AskedView(View[CallStarted]):
@@ -406,6 +406,9 @@ class EvaluatedView(View[RoundEvaluated]):
         }
         if event.seconds:
             fields["seconds"] = round(event.seconds, 3)
+        if event.score is not None:
+            fields["score"] = event.score
+        fields |= {name: True for name in ("first", "flaky") if getattr(event, name)}
         yield Line("info", Action.ROUND_EVALUATED, fields)
         yield from _met(event)
 
@@ -415,12 +418,12 @@ class EvaluatedView(View[RoundEvaluated]):
         said = f": {quoted(verdict.feedback)}" if verdict.feedback else ""
         done = "done" if verdict.done else "not done"
         looped = f"{_LOOPED}; " if event.looped else ""
-        return f"{looped}{verdict.by} says {done}{said}{_met_text(event)}"
+        return f"{looped}{verdict.by} says {done}{_more(event)}{said}{_met_text(event)}"
 
     def passages(self, event: RoundEvaluated, first_prompt: str) -> Iterator[Passage]:
         """Yield the verdict."""
         verdict = event.evaluation
-        title = f"{verdict.by}: {'done' if verdict.done else 'not done'}"
+        title = f"{verdict.by}: {'done' if verdict.done else 'not done'}{_more(event)}"
         if verdict.by == "none":
             title = "taken as done: no evaluation was asked for"
         looped = f"{_LOOPED[0].upper()}{_LOOPED[1:]}." if event.looped else ""
@@ -515,6 +518,10 @@ def _given(call: ToolCall) -> str:
         gone = "".join(f"- {line}\n" for line in old.splitlines())
         return gone + "".join(f"+ {line}\n" for line in new.splitlines())
     return ""
+
+
+def _more(event: RoundEvaluated) -> str:
+    return of_check(event.score, first=event.first, flaky=event.flaky)
 
 
 def _met(event: ToolRan | RoundEvaluated) -> Iterator[Line]:

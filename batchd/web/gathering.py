@@ -183,6 +183,8 @@ COLUMNS: Mapping[str, Callable[[TaskRecord], Any]] = {
     "answer": _of_result(lambda r: r.answer),
     "runs_code": _of_result(lambda r: None if r.runs_code is None else len(r.runs_code)),
     "near_limits": _of_result(lambda r: words.near_limits(r.near_limits)),
+    "score": _of_result(lambda r: r.score),
+    "flaky": _of_result(lambda r: int(r.flaky)),
 }
 
 

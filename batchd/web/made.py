@@ -83,7 +83,15 @@ def outcome(
         "answer": text,
         "answer_tree": pages.tree(text) if text else None,
         "answer_cut": len(result.answer) - len(text),
-        "verdict": verdict and {"by": verdict.by, "done": verdict.done, "text": verdict.feedback},
+        "verdict": verdict
+        and {
+            "by": verdict.by,
+            "done": verdict.done,
+            "text": verdict.feedback,
+            "first": verdict.already_true is True,
+            "score": result.score,
+            "flaky": result.flaky,
+        },
         "patch": changes.shown(result, data, patch),
         "files": [{"path": path, "change": change} for change, path in there[:names]],
         "more": max(0, len(there) - names),

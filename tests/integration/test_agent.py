@@ -116,7 +116,10 @@ class Grantor:
         allowed = {
             "model": (events.CallStarted,),
             "tool": (events.CallAnswered, events.ToolRan, events.Resumed),
-            "evaluating": (events.CallAnswered, events.ToolRan, events.RoundEvaluated),
+            "evaluating": (
+                *(events.CallAnswered, events.ToolRan, events.RoundEvaluated),
+                *(events.TaskStarted, events.Resumed),  # before the first call
+            ),
         }
         if step in allowed:
             assert isinstance(self.durable[-1], allowed[step]), (step, detail)
@@ -1080,3 +1083,86 @@ def test_what_a_check_writes_is_no_later_commands_change(tmp_path: Path) -> None
         assert ran[1].output == "[no output; no file has other contents]"
 
     scene(tmp_path, play)
+
+
+@pytest.mark.parametrize(
+    ("check_first", "check", "end", "calls"),
+    [
+        (True, "true", (TaskStatus.COMPLETED, None), 0),
+        (True, "test -e out", (TaskStatus.COMPLETED, None), 2),
+        ("must_fail", "true", (TaskStatus.ERROR, Reason.EVALUATOR), 0),
+        ("must_fail", "test -e out", (TaskStatus.COMPLETED, None), 2),
+    ],
+)
+def test_a_check_that_passes_before_any_work_costs_no_call(
+    tmp_path: Path, check_first: Any, check: str, end: tuple[TaskStatus, Reason | None], calls: int
+) -> None:
+    """Such a task is done, or in error as the check proves nothing;
+    else it begins as any other, and no round is counted. What was checked is not checked again.
+    """
+    answers = (_does("touch out"), Answer(content="Done."))
+    recording = Recording(first_prompt="Do it", model="demo", answers=answers)
+
+    async def play(scene: Scene) -> None:
+        async with ModelServer(recorded=[recording]) as server:
+            scene.host.client = ModelClient({"demo": Endpoint(base_url=server.base_url)})
+            job = task("demo", check=check, check_first=check_first)
+            whole = (await scene.run(job)).events
+            assert (whole[-1].status, whole[-1].reason) == end
+            assert server.totals.requests == calls
+            first, *later = [e for e in whole if isinstance(e, events.RoundEvaluated)]
+            assert (first.first, first.final, len(later)) == (True, False, bool(calls))
+            begun = whole[: whole.index(first) + 1]
+            again = (await scene.run(job, history=begun)).events
+            assert next(e for e in again if isinstance(e, events.RoundEvaluated)) == first
+            await scene.host.client.aclose()
+        state = fold("Do it", whole)
+        assert state.iterations == bool(calls)
+        assert state.evaluation is not None
+        assert state.evaluation.already_true is (UNSET if calls else True)
+
+    scene(tmp_path, play)
+
+
+def test_a_check_that_has_two_verdicts_on_the_same_files_is_flaky(tmp_path: Path) -> None:
+    """The work is not accepted, and the model reads why;
+    that stays known where all runs of a later round accept.
+    """
+    check = "n=$(cat n || echo 0); echo $((n + 1)) > n; echo score: 0.$n; test $n != 1"
+
+    async def play(scene: Scene) -> None:
+        job = task("steps-1", check=check, check_runs=2)
+        whole = (await scene.run(job)).events
+        first, last = (e for e in whole if isinstance(e, events.RoundEvaluated))
+        assert (first.flaky, first.evaluation.done, first.score) == (True, False, 0.1)
+        said = "Run 2 of the check refuses the files that run 1 accepted: it is flaky.\n"
+        assert first.evaluation.feedback.startswith(f"{said}`{check}`: exit code 1\n")
+        assert (last.flaky, last.evaluation.done, last.score) == (False, True, 0.3)
+        state = fold("Do it", whole)
+        assert (state.flaky, state.score, state.rounds) == (True, 0.3, 2)
+        held = [
+            m
+            for m in state.messages
+            if m.content.startswith(f"Not done yet, says the check:\n{said}")
+        ]
+        assert len(held) == 1
+
+    scene(tmp_path, play)
+
+
+@pytest.mark.parametrize(
+    ("output", "score"),
+    [
+        ("score: 0.83\n", 0.83),
+        ("x\nscore: 12\n\n", 12.0),
+        ("score:-1.5", -1.5),
+        ("score: 0.83\nmore", None),
+        ("the score: 1", None),
+        ("score: nan", None),
+        ("score: 1e999", None),
+        ("", None),
+    ],
+)
+def test_a_score_is_the_number_of_the_last_line_alone(output: str, score: float | None) -> None:
+    """Blank lines behind it do not count."""
+    assert evaluate.score(output) == score

@@ -254,6 +254,36 @@ def test_where_a_check_runs(spool: Config) -> None:
     assert "'apart' or 'task'" in _problems({**data, "check_in": "host"}, spool)["check_in"]
 
 
+def test_when_and_how_often_a_check_runs(spool: Config) -> None:
+    """As the task or its batch says; each needs a check,
+    and one that ends a task needs no other evaluation beside it.
+    """
+    data: dict[str, Any] = {"first_prompt": "x", "check": "true"}
+    (plain,) = _tasks(data, spool)
+    assert (plain.check_first, plain.check_runs) == (False, 1)
+    batch = {
+        **data,
+        "check_first": "must_fail",
+        "check_runs": 2,
+        "tasks": [{}, {"check_first": True}],
+    }
+    assert [(t.check_first, t.check_runs) for t in _tasks(batch, spool)] == [
+        ("must_fail", 2),
+        (True, 2),
+    ]
+    for key, value in (("check_first", True), ("check_runs", 2)):
+        why = _problems({"first_prompt": "x", key: value}, spool)[key]
+        assert why == f"there is no check to run (give one, or leave {key} out)"
+    for other in ({"output_schema": {}}, {"evaluator": "judge"}):
+        assert (
+            "before the judge"
+            in _problems({**data, **other, "check_first": True}, spool)["check_first"]
+        )
+        assert _tasks({**data, **other, "check_first": "must_fail"}, spool)
+    assert "'must_fail'" in _problems({**data, "check_first": "yes"}, spool)["check_first"]
+    assert "check_runs" in _problems({**data, "check_runs": 0}, spool)
+
+
 def test_of_the_checkout_results_alone_can_be_worked_on(spool: Config) -> None:
     """A directory below batchd's own code is refused, with the fix,
     unless it lies in an ``outbox`` there.

@@ -132,11 +132,13 @@ def _outcome(made: ResultV1, why: str) -> dict[str, str]:
     """
     verdict = made.evaluation
     done = "" if verdict is None else "done" if verdict.done else "not done"
+    first = verdict is not None and verdict.already_true is True
+    more = words.of_check(made.score, first=first, flaky=made.flaky)
     new = verdict is not None and verdict.feedback and verdict.feedback not in why
     said = f": {_excerpt(verdict.feedback)}" if verdict and new else ""
     return {
         "answer": _excerpt(made.answer) or ("none" if made.status is TaskStatus.COMPLETED else ""),
-        "verdict": f"{verdict.by}: {done}{said}" if verdict and verdict.by != "none" else "",
+        "verdict": f"{verdict.by}: {done}{more}{said}" if verdict and verdict.by != "none" else "",
         "files": _files(made.files) if made.timing.started_at else "",
     }
 

@@ -7,7 +7,7 @@ const Made = (() => {
 
   // What people look for first: what was thought of it, and what was said last. `tag`: of headings.
   function ended(tag, { answer, answer_tree: tree, answer_cut: rest, verdict }) {
-    const by = verdict && (verdict.by === "none" ? "No evaluation was asked for: the task's word is taken." : `${verdict.by === "check" ? "The check" : verdict.by === "judge" ? "The judge" : "The schema"} ${verdict.done ? "accepts it." : "does not accept it."}`);
+    const by = verdict && (verdict.by === "none" ? "No evaluation was asked for: the task's word is taken." : `${verdict.by === "check" ? "The check" : verdict.by === "judge" ? "The judge" : "The schema"} ${verdict.first ? "passed before any work." : verdict.done ? "accepts it." : "does not accept it."}${verdict.score === null ? "" : ` Its score: ${verdict.score}.`}${verdict.flaky ? " The check is flaky: it gave two verdicts on the same files." : ""}`);
     const made = verdict && part(tag, "Verdict", el("p", { class: "status", "data-status": verdict.done ? "completed" : "timeout", "data-mark": Words.MARKS[verdict.done ? "completed" : "error"], text: by }), verdict.text ? el("pre", { class: "box", text: verdict.text }) : null);
     if (made) made.classList.add("verdict");
     return [made, answer && part(tag, "Answer", Dom.prose(answer, tree, "said box"), cut(rest, "character"))].filter(Boolean);
